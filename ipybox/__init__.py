@@ -1,0 +1,82 @@
+"""ipybox runs Python that nobody reviewed, in stateful IPython kernels.
+
+Names are resolved on first use, so ``import ipybox`` imports no third party, and using the client never imports
+what only the gateway needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ClearOutput": "ipybox.outputs",
+    "ConnectionLostError": "ipybox.errors",
+    "DisplayOutput": "ipybox.outputs",
+    "ErrorOutput": "ipybox.outputs",
+    "ExecutionError": "ipybox.errors",
+    "ExecutionNotFoundError": "ipybox.errors",
+    "ExecutionResult": "ipybox.outputs",
+    "ExecutionTimeoutError": "ipybox.errors",
+    "ExitStatus": "ipybox.exit_status",
+    "GatewayConnectionError": "ipybox.errors",
+    "GatewayError": "ipybox.errors",
+    "GatewayStartError": "ipybox.errors",
+    "ImageWriteError": "ipybox.errors",
+    "InputRequest": "ipybox.outputs",
+    "IpyboxError": "ipybox.errors",
+    "KernelClient": "ipybox.kernel_mgr.client",
+    "KernelDiedError": "ipybox.errors",
+    "KernelError": "ipybox.errors",
+    "KernelGateway": "ipybox.kernel_mgr.server",
+    "KernelStartError": "ipybox.errors",
+    "OutputLimit": "ipybox.output_limit",
+    "OutputLostError": "ipybox.errors",
+    "PortInUseError": "ipybox.errors",
+    "SandboxUnavailableError": "ipybox.errors",
+    "StreamOutput": "ipybox.outputs",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from ipybox.errors import ConnectionLostError as ConnectionLostError
+    from ipybox.errors import ExecutionError as ExecutionError
+    from ipybox.errors import ExecutionNotFoundError as ExecutionNotFoundError
+    from ipybox.errors import ExecutionTimeoutError as ExecutionTimeoutError
+    from ipybox.errors import GatewayConnectionError as GatewayConnectionError
+    from ipybox.errors import GatewayError as GatewayError
+    from ipybox.errors import GatewayStartError as GatewayStartError
+    from ipybox.errors import ImageWriteError as ImageWriteError
+    from ipybox.errors import IpyboxError as IpyboxError
+    from ipybox.errors import KernelDiedError as KernelDiedError
+    from ipybox.errors import KernelError as KernelError
+    from ipybox.errors import KernelStartError as KernelStartError
+    from ipybox.errors import OutputLostError as OutputLostError
+    from ipybox.errors import PortInUseError as PortInUseError
+    from ipybox.errors import SandboxUnavailableError as SandboxUnavailableError
+    from ipybox.exit_status import ExitStatus as ExitStatus
+    from ipybox.kernel_mgr.client import KernelClient as KernelClient
+    from ipybox.kernel_mgr.server import KernelGateway as KernelGateway
+    from ipybox.output_limit import OutputLimit as OutputLimit
+    from ipybox.outputs import ClearOutput as ClearOutput
+    from ipybox.outputs import DisplayOutput as DisplayOutput
+    from ipybox.outputs import ErrorOutput as ErrorOutput
+    from ipybox.outputs import ExecutionResult as ExecutionResult
+    from ipybox.outputs import InputRequest as InputRequest
+    from ipybox.outputs import StreamOutput as StreamOutput
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ipybox' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

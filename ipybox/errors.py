@@ -1,0 +1,247 @@
+"""Every error that ipybox raises, in one tree. Floor: base.
+
+::
+
+    IpyboxError
+    ├── ExecutionError            the code raised
+    ├── ExecutionTimeoutError     the code ran for too long (is a TimeoutError)
+    ├── KernelError
+    │   ├── KernelStartError      a kernel did not come up
+    │   └── KernelDiedError       a kernel is gone, and its variables with it
+    ├── GatewayError
+    │   ├── GatewayStartError     the gateway process did not come up
+    │   │   └── PortInUseError    somebody else listens there
+    │   └── GatewayConnectionError  nothing usable answers at an address
+    ├── ConnectionLostError       the connection broke while code was running
+    ├── OutputLostError           output can't be delivered any more, and this says so
+    │   └── ExecutionNotFoundError  no journal of that execution is kept
+    ├── ImageWriteError           an image could not be saved safely
+    └── SandboxUnavailableError   what was asked for can't be enforced here
+
+Facts are attributes; the sentence is made here, so that call sites stay short. All of them survive pickling.
+Wrong arguments are plain ``ValueError`` and ``TypeError`` that name the argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ipybox.exit_status import ExitStatus
+from ipybox.outputs import ExecutionResult
+
+
+class IpyboxError(Exception):
+    """The root of all errors that ipybox raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions rebuild from `args` by default, which is the finished sentence here; rebuild from the facts.
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuild(cls: type[IpyboxError], args: tuple[Any, ...], state: dict[str, Any]) -> IpyboxError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ExecutionError(IpyboxError):
+    """Code in the kernel raised. The kernel is fine and its variables are still there.
+
+    Attributes:
+        name: Class name of the exception in the kernel, such as ``ZeroDivisionError``.
+        value: Its message.
+        traceback: The formatted traceback, plain text without colour codes; empty when there is none.
+        result: What the execution had produced until then.
+    """
+
+    def __init__(
+        self, name: str, value: str, traceback: str = "", result: ExecutionResult | None = None
+    ) -> None:
+        self.name, self.value, self.traceback, self.result = name, value, traceback, result
+        super().__init__(f"{name}: {value}\n{traceback}".rstrip())
+
+
+class ExecutionTimeoutError(IpyboxError, TimeoutError):
+    """Code ran longer than its timeout and was stopped. It is an ``asyncio.TimeoutError``.
+
+    Attributes:
+        timeout: The limit in seconds.
+        result: What the execution had produced until it was stopped.
+        state_preserved: True when an interrupt was enough, so the kernel's variables are still there; False when
+            the code did not react and the kernel had to be restarted.
+    """
+
+    def __init__(
+        self, timeout: float, result: ExecutionResult | None = None, state_preserved: bool = True
+    ) -> None:
+        self.timeout, self.result, self.state_preserved = timeout, result, state_preserved
+        fate = (
+            "it was interrupted; variables are preserved"
+            if state_preserved
+            else "it ignored the interrupt, so the kernel was restarted; variables are lost"
+        )
+        super().__init__(f"execution exceeded its timeout of {timeout:g} s: {fate}")
+
+
+class KernelError(IpyboxError):
+    """A kernel did not do its job."""
+
+
+class KernelStartError(KernelError):
+    """A kernel did not come up.
+
+    Attributes:
+        reason: What happened.
+        log: The last lines the kernel wrote before it could answer.
+    """
+
+    def __init__(self, reason: str, log: str = "") -> None:
+        self.reason, self.log = reason, log
+        super().__init__(f"the kernel did not start: {reason}" + (f"\n{log}" if log else ""))
+
+
+class KernelDiedError(KernelError):
+    """A kernel is gone, and its variables with it. The next call runs on a fresh kernel.
+
+    Attributes:
+        exit: How the process ended: exit code, or signal, or the memory limit.
+        result: What the execution had produced until then; None when no execution was running.
+        state_preserved: Always False; there for symmetry with :class:`ExecutionTimeoutError`.
+        during_execution: False when the kernel died between two calls. The call that reports it did not run.
+    """
+
+    state_preserved = False
+
+    def __init__(
+        self, exit: ExitStatus, result: ExecutionResult | None = None, during_execution: bool = True
+    ) -> None:
+        self.exit, self.result, self.during_execution = exit, result, during_execution
+        when = "during the execution" if during_execution else "between two calls; this call did not run"
+        super().__init__(
+            f"the kernel died {when}: {exit}; variables are lost, the next call gets a fresh kernel"
+        )
+
+
+class GatewayError(IpyboxError):
+    """Something is wrong with a gateway."""
+
+
+class GatewayStartError(GatewayError):
+    """The gateway process did not come up.
+
+    Attributes:
+        reason: What happened.
+        log: The last lines that the process wrote.
+    """
+
+    def __init__(self, reason: str, log: str = "") -> None:
+        self.reason, self.log = reason, log
+        super().__init__(f"the gateway did not start: {reason}" + (f"\n{log}" if log else ""))
+
+
+class PortInUseError(GatewayStartError):
+    """Somebody else listens on the port that was asked for.
+
+    Attributes:
+        host: The host that was asked for.
+        port: The port that was asked for.
+        holder: Who listens there, such as ``"pid 4711 (nginx)"``, where that can be known.
+    """
+
+    def __init__(self, host: str, port: int, holder: str | None = None) -> None:
+        self.host, self.port, self.holder = host, port, holder
+        by = f" by {holder}" if holder else ""
+        super().__init__(
+            f"port {port} on {host} is already in use{by}; stop that program, or use port=0 for a free port"
+        )
+
+
+class GatewayConnectionError(GatewayError):
+    """Nothing usable answers at an address.
+
+    Attributes:
+        address: Where a gateway was expected, such as ``"http://localhost:8888"``.
+        reason: Why that did not work.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        self.address, self.reason = address, reason
+        super().__init__(f"can't use the gateway at {address}: {reason}")
+
+
+class ConnectionLostError(IpyboxError):
+    """The connection to the gateway broke while code was running, and could not be made again.
+
+    Attributes:
+        reason: What happened.
+        execution_id: The execution that was running. While its gateway lives it goes on, and
+            ``KernelClient.attach(execution_id, after=cursor)`` picks up its output.
+        cursor: Where to pick it up.
+        result: What had arrived until then.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        execution_id: str | None = None,
+        cursor: int | None = None,
+        result: ExecutionResult | None = None,
+    ) -> None:
+        self.reason, self.execution_id, self.cursor, self.result = reason, execution_id, cursor, result
+        super().__init__(f"lost the connection to the gateway: {reason}")
+
+
+class OutputLostError(IpyboxError):
+    """Some output can't be delivered any more: it left the gateway's bounded journal before it was fetched.
+
+    Attributes:
+        execution_id: Whose output it was, where known.
+        lost: How many messages are missing.
+        result: What did arrive.
+    """
+
+    def __init__(
+        self, reason: str, execution_id: str | None = None, lost: int = 0, result: ExecutionResult | None = None
+    ) -> None:
+        self.execution_id, self.lost, self.result = execution_id, lost, result
+        super().__init__(reason)
+
+
+class ExecutionNotFoundError(OutputLostError):
+    """The gateway keeps no journal of that execution: it never ran there, or it is too long ago."""
+
+    def __init__(self, execution_id: str, kernel_id: str) -> None:
+        self.kernel_id = kernel_id
+        super().__init__(
+            f"kernel {kernel_id} keeps no journal of execution {execution_id}", execution_id=execution_id
+        )
+
+
+class ImageWriteError(IpyboxError):
+    """An image could not be saved without risk, so it was not; its bytes are in ``result.outputs``.
+
+    Attributes:
+        path: Where the image should have gone.
+        reason: Why that was refused or failed.
+        result: The complete result of the execution, without that image in ``images``.
+    """
+
+    def __init__(self, path: str, reason: str, result: ExecutionResult | None = None) -> None:
+        self.path, self.reason, self.result = path, reason, result
+        super().__init__(f"can't save an image to {path}: {reason}")
+
+
+class SandboxUnavailableError(IpyboxError):
+    """What was asked for can't be enforced here, so nothing was started.
+
+    Attributes:
+        reason: What is missing.
+        remedies: What would help, in the order to try.
+    """
+
+    def __init__(self, reason: str, remedies: Sequence[str] = ()) -> None:
+        self.reason, self.remedies = reason, tuple(remedies)
+        help_ = "".join(f"\n  - {remedy}" for remedy in remedies)
+        super().__init__(f"no sandbox here: {reason}{help_}")

@@ -1,0 +1,1 @@
+"""The kernel gateway, the kernel client, and what runs between them. Floor: kernel_mgr."""

@@ -1,0 +1,181 @@
+"""The gateway process: Jupyter's kernel gateway, set up through its extension points. Floor: kernel_mgr.
+
+The only module that touches ``kernel_gateway``. Started by ``server.KernelGateway``, which hands it its listening
+sockets and settings through descriptors; it says when it serves, and it exits on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable
+from typing import Any
+
+from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
+from kernel_gateway.gatewayapp import KernelGatewayApp
+from kernel_gateway.jupyter_websocket import JupyterWebsocketPersonality
+from tornado import httpserver, web
+
+from ipybox import __version__
+from ipybox.kernel_mgr import wire
+from ipybox.kernel_mgr.connection import JournalConnection
+from ipybox.kernel_mgr.gateway_kernels import GatewayKernels, KernelSpecs
+from ipybox.kernel_mgr.settings import GatewaySettings
+
+MAX_MESSAGE_BYTES = 1024**3
+"""Limit for one message from a client; a limit at all only because memory has one."""
+
+
+class Guard:
+    """Decides who may talk to the gateway, on every route and before anything else.
+
+    With a token, every request needs it (``Authorization: token ...``, ``Authorization: Bearer ...`` or ``?token=``).
+    With or without, requests that a web page in somebody's browser makes are refused: pages send an ``Origin``, and a
+    page that rebinds its own name to our address sends that name as ``Host``.
+    """
+
+    request: Any
+    settings: dict[str, Any]
+
+    def prepare(self) -> Awaitable[None] | None:
+        """Runs before the handler of any method."""
+        settings: GatewaySettings = self.settings["ipybox_settings"]
+        if self.request.headers.get("Origin"):
+            raise web.HTTPError(403, "requests of web pages are not answered")
+        if settings.allowed_hosts is not None:
+            host = _host_name(self.request.headers.get("Host", ""))
+            if host not in settings.allowed_hosts:
+                raise web.HTTPError(403, f"this gateway is not called {host!r}")
+        if settings.auth_token is not None and not self._has_token(settings.auth_token):
+            raise web.HTTPError(401, "a valid token is required")
+        result: Awaitable[None] | None = super().prepare()  # type: ignore[misc]
+        return result
+
+    def set_default_headers(self) -> None:
+        """Says what this is, so that a client can tell it from any other server."""
+        super().set_default_headers()  # type: ignore[misc]
+        self.set_header("Server", f"ipybox/{__version__}")  # type: ignore[attr-defined]
+
+    def _has_token(self, expected: str) -> bool:
+        header = self.request.headers.get("Authorization", "")
+        scheme, _, given = header.partition(" ")
+        if scheme.lower() not in ("token", "bearer"):
+            given = self.get_argument("token", "")  # type: ignore[attr-defined]
+        return hmac.compare_digest(given.strip().encode(), expected.encode())
+
+
+class _Channels:
+    """The websocket route: our subprotocol first, nothing compressed."""
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        """Ours, if the client knows it."""
+        if wire.SUBPROTOCOL in subprotocols:
+            return wire.SUBPROTOCOL
+        chosen: str | None = super().select_subprotocol(subprotocols)  # type: ignore[misc]
+        return chosen
+
+    def get_compression_options(self) -> None:
+        """No compression: it costs more than a local connection does."""
+
+
+class Personality(JupyterWebsocketPersonality):  # type: ignore[misc]
+    """The gateway's routes, every one of them behind the guard."""
+
+    def create_request_handlers(self) -> list[tuple[Any, ...]]:
+        """All routes."""
+        guarded: list[tuple[Any, ...]] = []
+        for pattern, handler, *rest in super().create_request_handlers():
+            mixins: tuple[type, ...] = (Guard,)
+            if issubclass(handler, KernelWebsocketHandler):
+                mixins = (_Channels, Guard)
+            guarded.append((pattern, type(handler.__name__, (*mixins, handler), {}), *rest))
+        return guarded
+
+    async def shutdown(self) -> None:
+        """Ends all kernels."""
+        await self.parent.kernel_manager.shutdown_everything()
+
+
+class Gateway(KernelGatewayApp):  # type: ignore[misc]
+    """The application."""
+
+    name = "ipybox-gateway"
+    settings: GatewaySettings
+
+    def init_webapp(self) -> None:
+        """Makes the web application."""
+        super().init_webapp()
+        self.web_app.settings.update(
+            ipybox_settings=self.settings,
+            kg_list_kernels=True,
+            websocket_max_message_size=MAX_MESSAGE_BYTES,
+        )
+
+    def init_http_server(self) -> None:
+        """Serves on the sockets that were handed over: the port was chosen and taken before we started."""
+        sockets = [socket.socket(fileno=fd) for fd in self.settings.listen_fds]
+        for listener in sockets:
+            listener.setblocking(False)
+        self.http_server = httpserver.HTTPServer(self.web_app, max_buffer_size=MAX_MESSAGE_BYTES)
+        self.http_server.add_sockets(sockets)
+        self.port = sockets[0].getsockname()[1]
+
+    def write_ready(self) -> None:
+        """Tells the owner that requests are answered from now on."""
+        os.write(self.settings.ready_fd, b"ready\n")
+        os.close(self.settings.ready_fd)
+
+
+def create_personality(*args: Any, **kwargs: Any) -> Personality:
+    """The kernel gateway's hook for a personality module."""
+    return Personality(*args, **kwargs)
+
+
+def _host_name(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point of the gateway process; the argument is the descriptor with the settings."""
+    with os.fdopen(int(arguments[0]), encoding="utf-8") as file:
+        settings = GatewaySettings.from_json(file.read())
+    for name, value in _jupyter_environment(settings).items():
+        os.environ[name] = value
+    app = Gateway.instance(
+        api=__name__,
+        kernel_manager_class=GatewayKernels,
+        kernel_spec_manager_class=KernelSpecs,
+        kernel_websocket_connection_class=JournalConnection,
+        log_level=settings.log_level,
+        auth_token=settings.auth_token or "",
+        cookie_secret=os.urandom(32),
+        answer_yes=True,
+    )
+    app.settings = settings
+    app.config.GatewayKernels.root_dir = settings.working_dir
+    app.initialize([])
+    signal.signal(signal.SIGTERM, app._signal_stop)
+    app.io_loop.add_callback(app.write_ready)
+    app.start()
+
+
+def _jupyter_environment(settings: GatewaySettings) -> dict[str, str]:
+    """Keeps Jupyter's files in the private directory, and configuration that others could write out."""
+    return {
+        "JUPYTER_NO_CONFIG": "1",
+        "JUPYTER_PLATFORM_DIRS": "0",
+        "JUPYTER_RUNTIME_DIR": settings.run_dir,
+        "JUPYTER_CONFIG_DIR": os.path.join(settings.run_dir, "config"),
+    }
+
+
+if __name__ == "__main__":
+    # As `__main__` this module would be a second copy of the one that the application imports by name.
+    from ipybox.kernel_mgr import gateway as _gateway
+
+    _gateway.main(sys.argv[1:])

@@ -1,0 +1,235 @@
+"""The kernels of a gateway: jupyter_server's kernel manager, with a hub per kernel. Floor: kernel_mgr."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import zmq
+from jupyter_client.ioloop import AsyncIOLoopKernelManager
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import in_pending_state
+from jupyter_server._tz import utcnow
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+from tornado import web
+
+from ipybox.errors import KernelStartError
+from ipybox.exit_status import ExitStatus
+from ipybox.kernel_mgr.connection import JournalConnection
+from ipybox.kernel_mgr.hub import KernelHub
+from ipybox.kernel_mgr.provisioner import IpyboxProvisioner
+from ipybox.kernel_mgr.settings import GatewaySettings
+
+KERNEL_NAME = "ipybox"
+_POLITE = 1.0
+"""Seconds that an idle kernel gets to end by itself, so that its exit handlers run."""
+_IPC_PATH = 100
+"""Unix sockets have paths of at most 107 bytes (103 on macOS)."""
+
+
+class KernelSpecs(KernelSpecManager):  # type: ignore[misc]
+    """Knows ipybox's own kernel, which is not installed anywhere, besides the installed ones."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        """The spec of a kernel."""
+        if kernel_name == KERNEL_NAME:
+            return own_kernel_spec()
+        return super().get_kernel_spec(kernel_name)
+
+    def find_kernel_specs(self) -> dict[str, str]:
+        """Names of all kernels and their resource directories."""
+        return {KERNEL_NAME: own_kernel_spec().resource_dir, **super().find_kernel_specs()}
+
+
+def own_kernel_spec() -> KernelSpec:
+    """ipybox's kernel in the gateway's own Python."""
+    return KernelSpec(
+        argv=[sys.executable, "-P", "-m", "ipybox.kernel_mgr.kernel_app", "-f", "{connection_file}"],
+        display_name=f"Python {sys.version_info[0]} (ipybox)",
+        language="python",
+        resource_dir=str(Path(__file__).parent),
+        metadata=_provisioned({}),
+    )
+
+
+def _provisioned(metadata: dict[str, Any]) -> dict[str, Any]:
+    return {**metadata, "kernel_provisioner": {"provisioner_name": "ipybox-provisioner", "config": {}}}
+
+
+class GatewayKernelManager(AsyncIOLoopKernelManager):  # type: ignore[misc]
+    """One kernel. Never restarts it on its own: a kernel that lost its variables is not the same kernel."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.autorestart = False
+        directory = os.path.dirname(os.path.abspath(self.connection_file))
+        # Unix sockets in the private directory: no port that somebody else can take or connect to.
+        if len(f"{directory}/kernel-{self._long_id()}-ipc-9") < _IPC_PATH:
+            self.transport = "ipc"
+            self.ip = os.path.splitext(os.path.abspath(self.connection_file))[0] + "-ipc"
+
+    @property
+    def kernel_spec(self) -> KernelSpec | None:
+        """The kernel's spec; installed ones are started by our provisioner as well, unless they name another."""
+        spec: KernelSpec | None = super().kernel_spec
+        if spec is not None and "kernel_provisioner" not in spec.metadata:
+            spec.metadata = _provisioned(spec.metadata)
+        return spec
+
+    @property
+    def own_provisioner(self) -> IpyboxProvisioner | None:
+        """The provisioner, if it is ours."""
+        return self.provisioner if isinstance(self.provisioner, IpyboxProvisioner) else None
+
+    @in_pending_state  # type: ignore[untyped-decorator]
+    async def _async_shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+        """Ends the kernel: politely when it is idle, by force when it is busy or does not listen."""
+        self.shutting_down = True
+        provisioner = self.own_provisioner
+        if self.has_kernel and provisioner is not None:
+            busy = getattr(self, "execution_state", "idle") == "busy"
+            if not now and not busy and provisioner.exit_status is None:
+                await self._async_request_shutdown(restart=restart)
+                await provisioner.wait_gone(_POLITE)
+            await provisioner.kill(restart=restart)
+            await provisioner.wait()
+        elif self.has_kernel:
+            await self._async_kill_kernel(restart=restart)
+        await self._async_cleanup_resources(restart=restart)
+
+    shutdown_kernel = _async_shutdown_kernel
+
+    def _long_id(self) -> str:
+        return os.path.splitext(os.path.basename(self.connection_file))[0].removeprefix("kernel-")
+
+
+class GatewayKernels(AsyncMappingKernelManager):  # type: ignore[misc]
+    """All kernels of a gateway."""
+
+    settings: GatewaySettings
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.settings = self.parent.settings
+        self.default_kernel_name = self.settings.kernel_name or KERNEL_NAME
+        self.hubs: dict[str, KernelHub] = {}
+        self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        for option in (zmq.RCVHWM, zmq.SNDHWM, zmq.LINGER):
+            self._zmq.setsockopt(option, 0)
+        # A kernel binds its sockets a while after we connect; ZMQ would look again only every 100 ms.
+        self._zmq.setsockopt(zmq.RECONNECT_IVL, 5)
+        # Stock connections make their sockets in this one; nothing may be dropped for them either.
+        for option in (zmq.RCVHWM, zmq.SNDHWM):
+            self.context.setsockopt(option, 0)
+        self._abandoned: dict[str, asyncio.TimerHandle] = {}
+        self._farewells: set[asyncio.Task[None]] = set()
+
+    def _kernel_manager_class_default(self) -> str:
+        return f"{__name__}.GatewayKernelManager"
+
+    def start_watching_activity(self, kernel_id: str) -> None:
+        """A kernel was started: connects its hub."""
+        kernel = self._kernels[kernel_id]
+        kernel.reason = ""
+        kernel.last_activity = utcnow()
+
+        def on_activity(state: str) -> None:
+            self.last_kernel_activity = kernel.last_activity = utcnow()
+            kernel.execution_state = state
+
+        hub = self.hubs.get(kernel_id)
+        if hub is None:
+            hub = self.hubs[kernel_id] = KernelHub(
+                kernel_id, self._zmq, Path(self.settings.run_dir), self.settings.journal_bytes, on_activity
+            )
+            self._expect_connection(kernel_id)
+        self._open_hub(kernel_id, kernel, hub)
+
+    def stop_watching_activity(self, kernel_id: str) -> None:
+        """A kernel is about to be shut down for good: closes its hub."""
+        super().stop_watching_activity(kernel_id)
+        self._cancel_abandonment(kernel_id)
+        hub = self.hubs.pop(kernel_id, None)
+        if hub is not None:
+            hub.close()
+
+    async def restart_kernel(self, kernel_id: str, now: bool = False) -> None:
+        """Replaces the kernel's process; returns when the new one answers."""
+        self._check_kernel_id(kernel_id)
+        kernel, hub = self.get_kernel(kernel_id), self.hubs[kernel_id]
+        hub.kernel_restarting()
+        kernel.execution_state = "starting"
+        await kernel.restart_kernel(now=True)
+        self._open_hub(kernel_id, kernel, hub)
+        try:
+            await hub.wait_ready(self.kernel_info_timeout)
+        except KernelStartError as error:
+            raise web.HTTPError(503, str(error)) from error
+        kernel.execution_state = "idle"
+
+    async def interrupt_kernel(self, kernel_id: str) -> None:
+        """Interrupts what the kernel runs; harmless for one that runs nothing or is dead."""
+        self._check_kernel_id(kernel_id)
+        kernel = self.get_kernel(kernel_id)
+        if kernel.has_kernel:
+            await kernel.interrupt_kernel()
+
+    def notify_connect(self, kernel_id: str) -> None:
+        """A client is there."""
+        super().notify_connect(kernel_id)
+        self._cancel_abandonment(kernel_id)
+
+    def notify_disconnect(self, kernel_id: str) -> None:
+        """A client left; when it was the last one, the kernel's time starts running."""
+        super().notify_disconnect(kernel_id)
+        if self._kernel_connections.get(kernel_id, 0) <= 0:
+            self._expect_connection(kernel_id)
+
+    async def shutdown_everything(self) -> None:
+        """Ends all kernels at once."""
+        ids = self.list_kernel_ids()
+        await asyncio.gather(*(self.shutdown_kernel(id, now=True) for id in ids), return_exceptions=True)
+        self._zmq.destroy(linger=0)
+
+    def _open_hub(self, kernel_id: str, kernel: GatewayKernelManager, hub: KernelHub) -> None:
+        hub.open(kernel.get_connection_info())
+        provisioner = kernel.own_provisioner
+        if provisioner is None:
+            return
+
+        def on_exit(status: ExitStatus) -> None:
+            if not kernel.shutting_down:
+                kernel.execution_state = "dead"
+                kernel.reason = str(status)
+                self._tell_stock_connections(kernel_id)
+                hub.kernel_exited(status, provisioner.log_tail)
+
+        provisioner.on_exit = on_exit
+        if provisioner.exit_status is not None:
+            on_exit(provisioner.exit_status)
+
+    def _tell_stock_connections(self, kernel_id: str) -> None:
+        for connection in list(JournalConnection._open_sockets):
+            if connection.kernel_id == kernel_id:
+                connection.on_restart_failed()
+
+    def _expect_connection(self, kernel_id: str) -> None:
+        self._cancel_abandonment(kernel_id)
+        timeout = self.settings.abandoned_timeout
+        if timeout is not None and kernel_id in self.hubs:
+            loop = asyncio.get_running_loop()
+            self._abandoned[kernel_id] = loop.call_later(timeout, self._abandon, kernel_id)
+
+    def _cancel_abandonment(self, kernel_id: str) -> None:
+        handle = self._abandoned.pop(kernel_id, None)
+        if handle is not None:
+            handle.cancel()
+
+    def _abandon(self, kernel_id: str) -> None:
+        self.log.info("kernel %s has had no connection for too long, shutting it down", kernel_id)
+        task = asyncio.get_running_loop().create_task(self.shutdown_kernel(kernel_id))
+        self._farewells.add(task)
+        task.add_done_callback(self._farewells.discard)

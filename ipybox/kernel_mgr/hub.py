@@ -1,0 +1,366 @@
+"""All channels of one kernel: ZMQ on one side, a journal and any number of connections on the other.
+Floor: kernel_mgr.
+
+One subscription per kernel feeds the journal; connections are cursors into it. So a message is read once however many
+listen, a connection that breaks loses nothing, and a slow one is served from disk. When a connected client lags too
+far behind, reading stops until it has caught up: the kernel keeps its output then, and nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import zmq
+from jupyter_client.session import DELIM, Session
+
+from ipybox.errors import KernelStartError
+from ipybox.exit_status import ExitStatus
+from ipybox.kernel_mgr import wire
+from ipybox.kernel_mgr.journal import Journal
+from ipybox.kernel_mgr.zmq_reader import ZmqReader
+
+log = logging.getLogger("ipybox.kernel_mgr")
+
+_REQUEST_CHANNELS = ("shell", "control", "stdin")
+_NUDGE_INTERVAL = 0.5
+_LAST_WORDS = 0.5
+"""Seconds to wait for what a dead kernel still has on its way, when the connection does not say that it ended."""
+_MAX_SESSIONS = 256
+_MAX_EXECUTIONS = 10_000
+
+
+class Subscriber(Protocol):
+    """Somebody who reads the journal as it grows."""
+
+    cursor: int
+
+    def pump(self) -> None:
+        """Takes what is new from the journal."""
+
+
+def endpoint(info: dict[str, Any], channel: str) -> str:
+    """The ZMQ address of one of a kernel's channels."""
+    port = info[f"{channel}_port"]
+    separator = "-" if info["transport"] == "ipc" else ":"
+    return f"{info['transport']}://{info['ip']}{separator}{port}"
+
+
+class KernelHub:
+    """The channels of one kernel over all its incarnations.
+
+    Args:
+        kernel_id: Whose they are.
+        context: ZMQ context without a high-water mark; not owned.
+        journal_dir: Where the journal's files live.
+        journal_bytes: How much of the kernel's output is kept.
+        on_activity: Called with the execution state whenever it changes.
+    """
+
+    def __init__(
+        self,
+        kernel_id: str,
+        context: zmq.Context[zmq.Socket[bytes]],
+        journal_dir: Path,
+        journal_bytes: int,
+        on_activity: Callable[[str], None],
+    ) -> None:
+        self.kernel_id = kernel_id
+        self.journal = Journal(journal_dir, journal_bytes)
+        self.exit_status: ExitStatus | None = None
+        self.incarnation = 0
+        self._context = context
+        self._on_activity = on_activity
+        self._loop = asyncio.get_running_loop()
+        self._subscribers: set[Subscriber] = set()
+        self._info: dict[str, Any] = {}
+        self._session = Session()
+        self._iopub: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._readers: list[ZmqReader] = []
+        self._iopub_reader: ZmqReader | None = None
+        self._monitor_reader: ZmqReader | None = None
+        self._sockets: OrderedDict[str, dict[str, tuple[zmq.Socket[bytes], ZmqReader]]] = OrderedDict()
+        self._waiting: list[tuple[str, str, list[bytes]]] = []
+        self._ready = self._loop.create_future()
+        self._heard_iopub = asyncio.Event()
+        self._heard_reply = asyncio.Event()
+        self._iopub_ended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last: tuple[int, bytes] | None = None
+        self._executions: OrderedDict[str, int] = OrderedDict()
+        self._running: str | None = None
+        self._closed = False
+
+    # ---- the kernel's side ------------------------------------------------------------------------------------
+
+    def open(self, info: dict[str, Any]) -> None:
+        """Connects to a kernel process that was just started. ``wait_ready`` tells when it answers."""
+        self._close_sockets()
+        self.incarnation += 1
+        self.exit_status = None
+        self._running = None
+        self._info = info
+        key = info["key"]
+        self._session = Session(
+            key=key if isinstance(key, bytes) else key.encode(), signature_scheme=info["signature_scheme"]
+        )
+        if self._ready.done():
+            self._ready = self._loop.create_future()
+        self._heard_iopub = asyncio.Event()
+        self._heard_reply = asyncio.Event()
+        self._iopub_ended = asyncio.Event()
+        socket = self._context.socket(zmq.SUB)
+        self._iopub = socket
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        socket.subscribe(b"")
+        socket.connect(endpoint(info, "iopub"))
+        self._iopub_reader = ZmqReader(socket, self._from_iopub, self._loop)
+        self._monitor_reader = ZmqReader(self._monitor, self._iopub_disconnected, self._loop)
+        self._spawn(self._become_ready())
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Waits until the kernel answers and its output arrives. Raises :class:`KernelStartError`."""
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._ready)
+        except TimeoutError:
+            raise KernelStartError(f"it did not answer within {timeout:g} s") from None
+
+    def kernel_exited(self, status: ExitStatus, log_tail: str) -> None:
+        """The process is gone. What it sent before still comes first."""
+        self._spawn(self._announce_exit(status, log_tail, self.incarnation))
+
+    def kernel_restarting(self) -> None:
+        """The process is about to be replaced on somebody's request."""
+        if self.exit_status is None:
+            self._append_status("restarting", ExitStatus("restarted"))
+        self._close_sockets()
+        if self._ready.done():
+            self._ready = self._loop.create_future()
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        self._closed = True
+        self._close_sockets()
+        for task in self._tasks:
+            task.cancel()
+        if not self._ready.done():
+            self._ready.set_exception(KernelStartError("it was shut down before it answered"))
+        self._ready.exception()  # nobody may be waiting
+        self.journal.close()
+
+    # ---- the clients' side ------------------------------------------------------------------------------------
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Feeds a subscriber from its cursor on."""
+        self._subscribers.add(subscriber)
+        subscriber.pump()
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Stops feeding a subscriber."""
+        self._subscribers.discard(subscriber)
+        self.caught_up()
+
+    @property
+    def subscribers(self) -> int:
+        """How many are connected."""
+        return len(self._subscribers)
+
+    def execution_start(self, execution_id: str) -> int | None:
+        """Number of an execution's first message, if it ran here and is not too long ago."""
+        return self._executions.get(execution_id)
+
+    def read(self, number: int) -> bytes:
+        """A framed message from the journal. Raises ``KeyError`` when it is gone."""
+        if self._last is not None and self._last[0] == number:
+            return self._last[1]
+        return self.journal.read(number)
+
+    def caught_up(self) -> None:
+        """A subscriber moved on or left; goes on reading when none lags any more."""
+        if self._iopub_reader is not None and self._lag() < self.journal.capacity // 4:
+            self._iopub_reader.resume()
+
+    def send(self, session_id: str, channel: str, parts: Sequence[bytes | memoryview]) -> None:
+        """Sends a client's message to the kernel. The kernel's death is announced again when there is none."""
+        if channel not in _REQUEST_CHANNELS or self._closed:
+            return
+        frames = [bytes(part) for part in parts]
+        if self.exit_status is not None:
+            self._append_status("dead", self.exit_status)
+        elif not (self._ready.done() and self._ready.exception() is None):
+            self._waiting.append((session_id, channel, frames))
+        else:
+            self._send(session_id, channel, frames)
+
+    # ---- inside -----------------------------------------------------------------------------------------------
+
+    async def _become_ready(self) -> None:
+        """Asks until the kernel answers and its output is heard: only then is no message lost."""
+        while not (self._heard_iopub.is_set() and self._heard_reply.is_set()):
+            if not self._heard_reply.is_set() or not self._heard_iopub.is_set():
+                message = wire.request("shell", "kernel_info_request", {}, session=wire.HUB_SESSION)
+                self._send(wire.HUB_SESSION, "shell", message.parts())
+            try:
+                async with asyncio.timeout(_NUDGE_INTERVAL):
+                    await self._heard_reply.wait()
+                    await self._heard_iopub.wait()
+            except TimeoutError:
+                continue
+        if not self._ready.done():
+            self._ready.set_result(None)
+        waiting, self._waiting = self._waiting, []
+        for session_id, channel, frames in waiting:
+            self._send(session_id, channel, frames)
+
+    async def _announce_exit(self, status: ExitStatus, log_tail: str, incarnation: int) -> None:
+        if self._iopub is not None and incarnation == self.incarnation:
+            try:
+                async with asyncio.timeout(_LAST_WORDS):
+                    await self._iopub_ended.wait()
+            except TimeoutError:
+                pass
+        if self._closed or incarnation != self.incarnation:
+            return
+        if self._iopub_reader is not None:
+            while self._iopub_reader.read():
+                pass
+        self.exit_status = status
+        self._append_status("dead", status)
+        self._close_sockets()
+        self._waiting.clear()
+        if not self._ready.done():
+            self._ready.set_exception(KernelStartError(str(status), log_tail))
+            self._ready.exception()
+
+    def _from_iopub(self, frames: list[bytes]) -> None:
+        self._heard_iopub.set()
+        parts = _parts(frames)
+        if parts is None:
+            return
+        number = self._append("iopub", parts)
+        if b'"status"' in parts[0]:
+            self._note_status(parts, number)
+        if self._lag() > self.journal.capacity // 2 and self._iopub_reader is not None:
+            self._iopub_reader.pause()
+
+    def _note_status(self, parts: list[bytes], number: int) -> None:
+        try:
+            header, parent, content = wire.unpack(parts[0]), wire.unpack(parts[1]), wire.unpack(parts[3])
+        except ValueError:
+            return
+        if header.get("msg_type") != "status" or parent.get("msg_type") != "execute_request":
+            return
+        execution = str(parent.get("msg_id", ""))
+        state = str(content.get("execution_state", ""))
+        if state == "busy":
+            self._running = execution
+            self._executions.setdefault(execution, number)
+            while len(self._executions) > _MAX_EXECUTIONS:
+                self._executions.popitem(last=False)
+        elif state == "idle" and execution == self._running:
+            self._running = None
+        self._on_activity(state)
+
+    def _from_request_channel(self, session_id: str, channel: str, frames: list[bytes]) -> None:
+        parts = _parts(frames)
+        if parts is None:
+            return
+        if session_id == wire.HUB_SESSION:
+            self._heard_reply.set()
+        else:
+            self._append(channel, parts)
+
+    def _iopub_disconnected(self, frames: list[bytes]) -> None:
+        self._iopub_ended.set()
+
+    def _append(self, channel: str, parts: Sequence[bytes]) -> int:
+        framed = wire.frame(channel, parts)
+        number = self.journal.append(framed)
+        self._last = (number, framed)
+        for subscriber in tuple(self._subscribers):
+            subscriber.pump()
+        return number
+
+    def _append_status(self, state: str, status: ExitStatus) -> None:
+        message = wire.request("iopub", "status", {"execution_state": state}, session=wire.HUB_SESSION)
+        message.metadata = {wire.METADATA_KEY: {"exit": status.to_dict(), "incarnation": self.incarnation}}
+        self._append("iopub", message.parts())
+        self._running = None
+        self._on_activity(state)
+
+    def _lag(self) -> int:
+        """Bytes that the slowest subscriber has not taken yet, as an upper bound."""
+        behind = min((s.cursor for s in self._subscribers), default=self.journal.next)
+        if behind >= self.journal.next - 1:
+            return 0
+        return self.journal.size_from(behind)
+
+    def _send(self, session_id: str, channel: str, parts: list[bytes]) -> None:
+        socket, reader = self._socket(session_id, channel)
+        socket.send_multipart([DELIM, self._session.sign(parts[:4]), *parts], zmq.NOBLOCK)
+        reader.kick()
+
+    def _socket(self, session_id: str, channel: str) -> tuple[zmq.Socket[bytes], ZmqReader]:
+        sockets = self._sockets.get(session_id)
+        if sockets is None:
+            sockets = self._sockets[session_id] = {}
+            # The kernel answers on the stdin socket of the session that asked, so all three share the identity.
+            for name in _REQUEST_CHANNELS:
+                socket = self._context.socket(zmq.DEALER)
+                socket.setsockopt(zmq.IDENTITY, session_id.encode())
+                socket.connect(endpoint(self._info, name))
+                reader = ZmqReader(socket, _bound(self._from_request_channel, session_id, name), self._loop)
+                sockets[name] = socket, reader
+            while len(self._sockets) > _MAX_SESSIONS:
+                _, oldest = self._sockets.popitem(last=False)
+                _close(oldest)
+        self._sockets.move_to_end(session_id)
+        return sockets[channel]
+
+    def _close_sockets(self) -> None:
+        for sockets in self._sockets.values():
+            _close(sockets)
+        self._sockets.clear()
+        for reader in (self._iopub_reader, self._monitor_reader):
+            if reader is not None:
+                reader.close()
+        self._iopub_reader = self._monitor_reader = None
+        if self._iopub is not None:
+            self._iopub.disable_monitor()
+            self._iopub.close(linger=0)
+            self._iopub = None
+        if self._monitor is not None:
+            self._monitor.close(linger=0)
+            self._monitor = None
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _bound(
+    handler: Callable[[str, str, list[bytes]], None], session_id: str, channel: str
+) -> Callable[[list[bytes]], None]:
+    return lambda frames: handler(session_id, channel, frames)
+
+
+def _close(sockets: dict[str, tuple[zmq.Socket[bytes], ZmqReader]]) -> None:
+    for socket, reader in sockets.values():
+        reader.close()
+        socket.close(linger=0)
+
+
+def _parts(frames: list[bytes]) -> list[bytes] | None:
+    """Header, parent, metadata, content and buffers of a ZMQ message; None for one that is none of Jupyter's."""
+    try:
+        start = frames.index(DELIM) + 2
+    except ValueError:
+        return None
+    return frames[start:] if len(frames) - start >= 4 else None

@@ -1,0 +1,213 @@
+"""The kernel that a gateway starts: ipykernel, with its leaks closed. Runs inside the kernel. Floor: kernel_mgr.
+
+The one module of ours that overrides ipykernel. What it changes: output streams (see ``kernel_stdio``); no message
+is dropped for a slow reader; per-execution environment, working directory and file name, as data in the request's
+metadata; an interrupt can't hit the kernel between two requests; nothing is read from or written to the user's
+IPython profile; the kernel dies with its gateway.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import zmq
+from ipykernel.compiler import XCachingCompiler
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from traitlets.config import Config
+
+from ipybox.kernel_mgr.kernel_stdio import KernelStream, finish_cell, follow_threads
+
+METADATA_KEY = "ipybox"
+"""Where a request's metadata keeps what is ours."""
+
+
+def pack(message: Any) -> bytes:
+    """JSON as UTF-8, also of text with lone surrogates, which UTF-8 can't hold but JSON can escape."""
+    try:
+        return json.dumps(message, default=_json_default, ensure_ascii=False, allow_nan=False).encode()
+    except (UnicodeEncodeError, ValueError):
+        return json.dumps(_clean(message), default=_json_default, ensure_ascii=True).encode()
+
+
+def _json_default(value: Any) -> Any:
+    from jupyter_client.jsonutil import json_default
+
+    return json_default(value)
+
+
+def _clean(value: Any) -> Any:
+    from jupyter_client.jsonutil import json_clean
+
+    return json_clean(value)
+
+
+class Compiler(XCachingCompiler):  # type: ignore[misc]
+    """Names a cell after the file that it came from, when it came from one."""
+
+    file_name: str | None = None
+
+    def get_code_name(self, raw_code: str, code: str, number: int) -> str:
+        """The name under which tracebacks show the code."""
+        return self.file_name or str(super().get_code_name(raw_code, code, number))
+
+
+class Kernel(IPythonKernel):  # type: ignore[misc]
+    """IPython's kernel with per-execution options and an end that loses nothing."""
+
+    implementation = "ipybox"
+    compiler_class = Compiler
+
+    async def do_execute(
+        self,
+        code: str,
+        silent: bool,
+        store_history: bool = True,
+        user_expressions: dict[str, Any] | None = None,
+        allow_stdin: bool = False,
+        *,
+        cell_meta: dict[str, Any] | None = None,
+        cell_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Runs one request."""
+        options = (cell_meta or {}).get(METADATA_KEY) or {}
+        try:
+            with self._options(options):
+                reply: dict[str, Any] = await super().do_execute(
+                    code,
+                    silent,
+                    store_history,
+                    user_expressions,
+                    allow_stdin,
+                    cell_meta=cell_meta,
+                    cell_id=cell_id,
+                )
+        except KeyboardInterrupt:
+            # An interrupt just before or after the user's code; without an answer the client would wait for one.
+            reply = _failure("KeyboardInterrupt", "")
+        except OSError as error:  # the working directory of the request
+            reply = _failure(type(error).__name__, str(error))
+        finally:
+            self._end_of_cell()
+        return reply
+
+    def _end_of_cell(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late: this execution is over
+        for name, ours in (("stdout", self._stdout), ("stderr", self._stderr)):
+            try:
+                getattr(sys, name).flush()
+            except Exception:  # user code put something there that can't do that; the kernel needs it
+                setattr(sys, name, ours)
+        finish_cell(self._stdout, self._stderr)
+
+    @contextmanager
+    def _options(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """Environment, working directory, file name and arguments of one execution."""
+        env: dict[str, str] = options.get("env") or {}
+        cwd: str | None = options.get("cwd")
+        argv: list[str] | None = options.get("argv")
+        compiler = self.shell.compile
+        before = {name: os.environ.get(name) for name in env}
+        # The descriptor finds its way back also when the directory was renamed meanwhile.
+        back = os.open(".", os.O_RDONLY | os.O_CLOEXEC) if cwd is not None else None
+        argv_before = sys.argv
+        try:
+            if cwd is not None:
+                os.chdir(cwd)
+            os.environ.update(env)
+            compiler.file_name = options.get("file_name")
+            if argv is not None:
+                sys.argv = list(argv)
+            yield
+        finally:
+            compiler.file_name = None
+            sys.argv = argv_before
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            if back is not None:
+                os.fchdir(back)
+                os.close(back)
+
+
+def _failure(name: str, value: str) -> dict[str, Any]:
+    return {
+        "status": "error",
+        "ename": name,
+        "evalue": value,
+        "traceback": [],
+        "execution_count": 0,
+        "user_expressions": {},
+        "payload": [],
+    }
+
+
+class KernelApp(IPKernelApp):  # type: ignore[misc]
+    """Starts a :class:`Kernel`."""
+
+    name = "ipybox-kernel"
+    kernel_class = Kernel
+    outstream_class = "ipybox.kernel_mgr.kernel_stdio.KernelStream"
+
+    def init_iopub(self, context: zmq.Context[Any]) -> None:
+        """Output waits in memory for a slow reader; by default ZMQ drops it after 1,000 messages."""
+        context.setsockopt(zmq.SNDHWM, 0)
+        super().init_iopub(context)
+
+    def init_io(self) -> None:
+        """Redirects output, and lets a crash leave its traceback with the gateway."""
+        super().init_io()
+        if isinstance(sys.stderr, KernelStream):
+            # What is written to descriptor 2 in a crash dies in a pipe to ourselves; this is the gateway's.
+            faulthandler.enable(file=sys.stderr._original_stdstream_copy)
+        follow_threads()
+
+    def init_poller(self) -> None:
+        """Dies with the gateway at once; ipykernel's poller would look once a second, and only for pid 1."""
+        if sys.platform.startswith("linux"):
+            ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+            expected = os.environ.pop("JPY_PARENT_PID", None)
+            if expected is not None and os.getppid() != int(expected):
+                os._exit(1)
+        else:
+            super().init_poller()
+
+
+def configuration() -> Config:
+    """Settings of ipykernel and IPython that every kernel has."""
+    config = Config()
+    config.IPKernelApp.quiet = True
+    config.IPKernelApp.log_level = "ERROR"
+    config.Session.packer = "ipybox.kernel_mgr.kernel_app.pack"
+    config.InteractiveShell.colors = "nocolor"
+    config.HistoryManager.hist_file = ":memory:"
+    return config
+
+
+def main() -> None:
+    """Entry point of the kernel process."""
+    sys.argv[0] = "ipybox-kernel"
+    app = KernelApp.instance(config=configuration())
+    arguments = sys.argv[1:]
+    sys.argv = [""]  # code that reads its arguments must not find the kernel's
+    app.initialize(arguments)
+    app.start()
+
+
+if __name__ == "__main__":
+    # Run as a module this file is `__main__`; user code must get that name, and pickles must find our classes.
+    from ipybox.kernel_mgr.kernel_app import main as _main
+
+    _main()

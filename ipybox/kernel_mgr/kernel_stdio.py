@@ -1,0 +1,294 @@
+"""Stdout and stderr inside a kernel, without ipykernel's losses. Runs inside the kernel. Floor: kernel_mgr.
+
+ipykernel's ``OutStream`` keeps a buffer per stream, decodes what arrives on descriptors 1 and 2 in pieces of 1,000
+bytes (which breaks characters), hands the kernel's log to programs that ask for ``sys.stdout.fileno()``, and leaves
+what a child process wrote last in a pipe when the cell ends. Here both streams share one log in the order in which
+things were written, whichever way they came; the end of a cell waits for what is still in the pipes; characters are
+decoded across reads, and bytes that are no UTF-8 arrive as ``\\xNN`` escapes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import concurrent.futures
+import contextvars
+import fcntl
+import os
+import select
+import sys
+import threading
+import time
+from typing import Any
+
+from ipykernel.iostream import OutStream
+
+# A print is on its way at once when nothing was sent for this long, and after this long otherwise.
+_FLUSH_INTERVAL = 0.02
+# Larger text travels in several messages, so that kernel, gateway and client work on it at the same time.
+_MESSAGE_CHARACTERS = 512 * 1024
+# Pending text that makes a flush urgent.
+_URGENT_CHARACTERS = 1024 * 1024
+_PIPE_BYTES = 1024 * 1024
+_F_SETPIPE_SZ = 1031
+# What one look into a pipe takes out of it at most; a writer that never pauses must not hold up a cell's end.
+_PULL_BYTES = 8 * 1024 * 1024
+
+
+class _Capture:
+    """The read end of a pipe that took the place of descriptor 1 or 2."""
+
+    def __init__(self, stream: KernelStream, fd: int) -> None:
+        self.stream = stream
+        self.fd = fd
+        self.decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+
+class OutputLog:
+    """What was written and not yet sent, of both streams, in order."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.owner = os.getpid()
+        self.segments: list[tuple[KernelStream, dict[str, Any], list[str]]] = []
+        self.pending = 0
+        self._captures: list[_Capture] = []
+        self._poll = select.poll()
+        self._watcher: threading.Thread | None = None
+        os.register_at_fork(
+            before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self._forget
+        )
+
+    def append(self, stream: KernelStream, parent: dict[str, Any], text: str) -> None:
+        """Adds text; the lock is held."""
+        if self.segments:
+            last_stream, last_parent, texts = self.segments[-1]
+            if last_stream is stream and (last_parent is parent or last_parent == parent):
+                texts.append(text)
+                self.pending += len(text)
+                return
+        self.segments.append((stream, parent, [text]))
+        self.pending += len(text)
+
+    def take(self) -> list[tuple[KernelStream, dict[str, Any], list[str]]]:
+        """Takes everything out."""
+        with self.lock:
+            taken, self.segments = self.segments, []
+            self.pending = 0
+        return taken
+
+    def capture(self, stream: KernelStream, fd: int) -> None:
+        """From now on reads what arrives on a pipe into the log, as text of ``stream``."""
+        os.set_blocking(fd, False)
+        self._captures.append(_Capture(stream, fd))
+        self._poll.register(fd, select.POLLIN)
+        if self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, name="ipybox-stdio", daemon=True)
+            # Debuggers and the thread hooks of users have no business here.
+            self._watcher.pydev_do_not_trace = True  # type: ignore[attr-defined]
+            self._watcher.start()
+
+    def pull(self) -> None:
+        """Moves what is in the pipes into the log; the lock is held. Costs one system call when they are empty."""
+        if not self._captures or not self._poll.poll(0):
+            return
+        for capture in self._captures:
+            self._read(capture)
+
+    def finish_characters(self) -> None:
+        """Delivers bytes that began a character which nobody finished; the lock is held."""
+        for capture in self._captures:
+            rest = capture.decoder.decode(b"", True)
+            capture.decoder.reset()
+            if rest:
+                self.append(capture.stream, capture.stream.parent_header, rest)
+
+    def _read(self, capture: _Capture) -> None:
+        taken = 0
+        while taken < _PULL_BYTES:
+            try:
+                data = os.read(capture.fd, _PIPE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:  # user code closed both ends that it could find
+                self._poll.unregister(capture.fd)
+                self._captures.remove(capture)
+                return
+            taken += len(data)
+            text = capture.decoder.decode(data)
+            if text:
+                self.append(capture.stream, capture.stream.parent_header, text)
+
+    def _watch(self) -> None:
+        waiter = select.poll()
+        for fd in [capture.fd for capture in self._captures]:
+            waiter.register(fd, select.POLLIN)
+        known = len(self._captures)
+        while self._captures:
+            if len(self._captures) != known:
+                known = len(self._captures)
+                waiter = select.poll()
+                for capture in self._captures:
+                    waiter.register(capture.fd, select.POLLIN)
+            if not waiter.poll(500):
+                continue
+            with self.lock:
+                self.pull()
+                streams = {stream for stream, _, _ in self.segments}
+            for stream in streams:
+                stream.flush_soon()
+
+    def _forget(self) -> None:
+        # A forked child has its own copy of what the kernel is about to send, and must not send it again.
+        self.lock = threading.RLock()
+        self.segments = []
+        self.pending = 0
+
+
+class KernelStream(OutStream):  # type: ignore[misc]
+    """``sys.stdout`` or ``sys.stderr`` of a kernel."""
+
+    flush_timeout = 300
+    flush_interval = _FLUSH_INTERVAL
+    log = OutputLog()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._sent_at = 0.0
+        self._flush_at_once = False
+        kwargs["echo"] = None
+        super().__init__(*args, **kwargs)
+
+    @property
+    def parent_header(self) -> dict[str, Any]:
+        """The request whose output this is: that of the running task or thread, else the latest one."""
+        try:
+            return self._parent_header.get()  # type: ignore[no-any-return]
+        except LookupError:
+            header = getattr(threading.current_thread(), "ipybox_parent", None)
+            return self._parent_header_global if header is None else header
+
+    @parent_header.setter
+    def parent_header(self, value: dict[str, Any]) -> None:
+        self._parent_header.set(value)
+        self._parent_header_global = value
+
+    def fileno(self) -> int:
+        """Descriptor 1 or 2 itself, so that what a program writes there is output and not a log line."""
+        fd = getattr(self, "_original_stdstream_fd", None)
+        return fd if fd is not None else int(super().fileno())
+
+    def write(self, string: str) -> int:
+        """Adds text to the log and sees to it that it is sent soon."""
+        if not isinstance(string, str):
+            raise TypeError(f"write() argument must be str, not {type(string).__name__}")
+        log = self.log
+        if os.getpid() != log.owner:
+            self._write_in_fork(string)
+            return len(string)
+        parent = self.parent_header
+        with log.lock:
+            log.pull()  # first what a child process wrote before
+            log.append(self, parent, string)
+            urgent = log.pending > _URGENT_CHARACTERS
+        if not self._flush_at_once and (
+            urgent or (string.endswith("\n") and time.monotonic() - self._sent_at > _FLUSH_INTERVAL)
+        ):
+            self._flush_at_once = True
+            self.pub_thread.schedule(self._flush)
+        elif not self._flush_pending:
+            self._schedule_flush()
+        return len(string)
+
+    def flush_soon(self) -> None:
+        """Sends what is in the log within the flush interval; may be called in any thread."""
+        if time.monotonic() - self._sent_at > _FLUSH_INTERVAL or self.log.pending > _URGENT_CHARACTERS:
+            if not self._flush_at_once:
+                self._flush_at_once = True
+                self.pub_thread.schedule(self._flush)
+        else:
+            self._schedule_flush()
+
+    def flush(self) -> None:
+        """Sends all that was written so far, also by child processes, and returns when it is on its way."""
+        if os.getpid() != self.log.owner:
+            return
+        with self.log.lock:
+            self.log.pull()
+        super().flush()
+
+    def close(self) -> None:
+        """Flushes. The stream itself stays open: the kernel needs it after code that closed it."""
+        self.flush()
+
+    @property
+    def closed(self) -> bool:
+        """Never: see :meth:`close`."""
+        return False
+
+    def _flush(self) -> None:
+        """Sends the log; runs in the I/O thread."""
+        self._flush_pending = False
+        self._flush_at_once = False
+        self._sent_at = time.monotonic()
+        for stream, parent, texts in self.log.take():
+            text = "".join(texts)
+            for start in range(0, len(text), _MESSAGE_CHARACTERS):
+                self.session.pid = os.getpid()
+                content = {"name": stream.name, "text": text[start : start + _MESSAGE_CHARACTERS]}
+                message = self.session.msg("stream", content, parent=parent)
+                self.session.send(self.pub_thread, message, ident=stream.topic)
+
+    def _write_in_fork(self, string: str) -> None:
+        # The kernel reads descriptors 1 and 2, so that is the way; a message queue does not survive a fork.
+        data = memoryview(string.encode("utf-8", "surrogatepass"))
+        try:
+            while data:
+                data = data[os.write(self.fileno(), data) :]
+        except OSError:
+            pass
+
+    def _setup_stream_redirects(self, name: str) -> None:
+        read, write = os.pipe()
+        try:
+            fcntl.fcntl(write, getattr(fcntl, "F_SETPIPE_SZ", _F_SETPIPE_SZ), _PIPE_BYTES)
+        except OSError:
+            pass  # macOS, or the user's pipe budget is used up: the default size does
+        number = self._original_stdstream_fd = getattr(sys, name).fileno()
+        self._original_stdstream_copy = os.dup(number)
+        os.dup2(write, number)
+        os.close(write)
+        self._fid = read
+        self.log.capture(self, read)
+
+    def _watch_pipe_fd(self) -> None:
+        raise AssertionError("the log watches all pipes")
+
+
+def finish_cell(*streams: Any) -> None:
+    """Sends all output of a cell that ends now, whatever user code did to ``sys.stdout``."""
+    log = KernelStream.log
+    with log.lock:
+        log.pull()
+        log.finish_characters()
+    for stream in streams:
+        stream.flush()
+
+
+def follow_threads() -> None:
+    """Makes output of threads and pools belong to the code that started or submitted them."""
+    start = threading.Thread.start
+
+    def start_with_parent(self: threading.Thread) -> None:
+        stream = sys.stdout
+        if isinstance(stream, KernelStream):
+            self.ipybox_parent = stream.parent_header  # type: ignore[attr-defined]
+        start(self)
+
+    threading.Thread.start = start_with_parent  # type: ignore[method-assign]
+    submit = concurrent.futures.ThreadPoolExecutor.submit
+
+    def submit_with_context(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return submit(self, contextvars.copy_context().run, fn, *args, **kwargs)
+
+    concurrent.futures.ThreadPoolExecutor.submit = submit_with_context  # type: ignore[method-assign]

@@ -1,0 +1,485 @@
+"""Start a kernel gateway, and leave nothing of it behind. Floor: kernel_mgr."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import logging
+import os
+import secrets
+import select
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Any, TypeVar
+
+import ipybox
+from ipybox.errors import GatewayStartError, IpyboxError, PortInUseError, SandboxUnavailableError
+from ipybox.kernel_mgr.settings import GatewaySettings
+from ipybox.process import ports
+from ipybox.process.child import ChildProcess
+
+log = logging.getLogger("ipybox.gateway")
+
+INHERITED = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LC_COLLATE",
+    "LC_MESSAGES",
+    "LC_MONETARY",
+    "LC_NUMERIC",
+    "LC_TIME",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+"""What kernels get of the caller's environment: where things are and how they are written, nothing secret."""
+
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_SHORT_TEMP = "/tmp"  # noqa: S108
+_T = TypeVar("_T")
+
+
+class KernelGateway:
+    """A Jupyter kernel gateway in a process of its own, as an async context manager.
+
+    Entering returns when the gateway answers requests; leaving ends it and everything below it, kernels and their
+    children included. The same happens when the owning process is killed. Any number of gateways run side by side.
+    It is not bound to an event loop: enter in one and leave in another if you like.
+
+    Args:
+        host: Name or address to listen on. All addresses of a name are taken together.
+        port: Port to listen on; 0 picks a free one, which is then in :attr:`port` and stays the same.
+        working_dir: Working directory of kernels. Default: the current directory.
+        sandbox: Run every kernel in an operating-system sandbox.
+        sandbox_config: JSON file with the sandbox's policy; only with ``sandbox=True``.
+        log_level: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``.
+        log_to_stderr: Copy the gateway's log to stderr. It always goes to the logger ``ipybox.gateway``.
+        env: Environment variables for kernels, on top of a short list of harmless ones that are inherited
+            (:data:`INHERITED`). Nothing else of the caller's environment reaches a kernel.
+        auth_token: When set, every request needs it. ``True`` generates one, which is then in :attr:`auth_token`.
+        kernel_name: The installed kernelspec to start instead of ipybox's own kernel. Such a kernel knows no
+            per-execution options, and its output is only as lossless as it is itself.
+        journal_bytes: Bytes of output kept per kernel, on disk, for clients that come back after a broken connection.
+        memory_limit: Bytes of memory that a kernel and its children may use. Looked at 20 times a second; a kernel
+            above it is killed, and its clients are told that this was the cause. None is no limit.
+        abandoned_timeout: Seconds after which a kernel to which nobody is connected is shut down; None is never.
+        start_timeout: Seconds to wait for the gateway to answer.
+        stop_timeout: Seconds that the gateway gets to end its kernels before all of it is killed.
+
+    Raises:
+        ValueError, TypeError: For an argument that makes no sense; nothing was started.
+    """
+
+    def __init__(
+        self,
+        host: str = "localhost",
+        port: int = 8888,
+        working_dir: Path | str | None = None,
+        sandbox: bool = False,
+        sandbox_config: Path | str | None = None,
+        log_level: str = "INFO",
+        log_to_stderr: bool = False,
+        env: Mapping[str, str] | None = None,
+        *,
+        auth_token: str | bool | None = None,
+        kernel_name: str | None = None,
+        journal_bytes: int = 64 * 1024 * 1024,
+        memory_limit: int | None = None,
+        abandoned_timeout: float | None = 3600.0,
+        start_timeout: float = 60.0,
+        stop_timeout: float = 10.0,
+    ) -> None:
+        self.host = _text("host", host)
+        self.working_dir = _directory("working_dir", working_dir)
+        self.sandbox = sandbox
+        self.sandbox_config = sandbox_config
+        self.log_level = _log_level(log_level)
+        self.log_to_stderr = log_to_stderr
+        self.env = checked_env("env", env)
+        self.auth_token = _token(auth_token)
+        self.kernel_name = kernel_name
+        self.journal_bytes = _at_least("journal_bytes", journal_bytes, 1024 * 1024)
+        self.memory_limit = (
+            None if memory_limit is None else _at_least("memory_limit", memory_limit, 32 * 1024 * 1024)
+        )
+        self.abandoned_timeout = _positive("abandoned_timeout", abandoned_timeout)
+        self.start_timeout = _positive("start_timeout", start_timeout)
+        self.stop_timeout = _positive("stop_timeout", stop_timeout)
+        self._port = _port(port)
+        self._taken: int | None = None
+        self._child: ChildProcess | None = None
+        self._run_dir: Path | None = None
+        if sandbox_config is not None and not sandbox:
+            raise ValueError("sandbox_config is only used with sandbox=True")
+
+    @property
+    def port(self) -> int:
+        """The port: the one asked for, or after the start the one that was picked for 0."""
+        return self._taken if self._taken is not None else self._port
+
+    @property
+    def url(self) -> str:
+        """Such as ``http://localhost:8888``."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the gateway's process is there."""
+        return self._child is not None and self._child.is_alive
+
+    @property
+    def pid(self) -> int | None:
+        """Pid of the process at the top of the gateway's family; None when it is not running."""
+        return self._child.pid if self._child is not None and self._child.is_alive else None
+
+    async def start(self) -> None:
+        """Starts the gateway and returns when it answers.
+
+        Raises:
+            PortInUseError: Somebody else listens there.
+            GatewayStartError: It did not come up; the error holds its last log lines.
+            SandboxUnavailableError: A sandbox was asked for and can't be had here.
+            RuntimeError: It is running already.
+        """
+        if self._child is not None:
+            raise RuntimeError("the gateway is running already; use one KernelGateway object per gateway")
+        if self.sandbox:
+            raise SandboxUnavailableError(
+                "this version of ipybox has no kernel sandbox yet", ["use sandbox=False for trusted code only"]
+            )
+        cancelled = False
+
+        def is_cancelled() -> bool:
+            return cancelled
+
+        work = _in_thread(lambda: self._start(is_cancelled))
+        try:
+            await asyncio.shield(asyncio.wrap_future(work))
+        except asyncio.CancelledError:
+            cancelled = True
+            child = self._child
+            if child is not None:
+                await _finish(_in_thread(lambda: child.stop(self.stop_timeout)))
+            await _finish(work)
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Ends the gateway and all of its kernels. Does nothing when it is not running."""
+        if self._child is not None or self._run_dir is not None:
+            await _finish(_in_thread(self._stop))
+
+    async def join(self) -> None:
+        """Waits until the gateway ends, for whatever reason."""
+        child = self._child
+        if child is not None:
+            await asyncio.shield(asyncio.wrap_future(_in_thread(child.wait)))
+
+    async def __aenter__(self) -> KernelGateway:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # ---- what follows blocks and runs in a thread -----------------------------------------------------------------
+
+    def _start(self, is_cancelled: Callable[[], bool]) -> None:
+        listeners = self._listen()
+        settings_fd = ready_read = ready_write = -1
+        try:
+            self._taken = listeners[0].getsockname()[1]
+            self._run_dir = _private_directory()
+            ready_read, ready_write = os.pipe()
+            settings_fd = self._settings_file(listeners, ready_write)
+            fds = [settings_fd, ready_write, *(listener.fileno() for listener in listeners)]
+            self._child = ChildProcess(
+                [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway", str(settings_fd)],
+                env=_gateway_env(),
+                pass_fds=fds,
+                remove=self._run_dir,
+                on_line=self._log_line,
+            )
+            # From here on only the gateway holds its sockets: when it is gone, connections are refused at once.
+            os.close(ready_write)
+            ready_write = -1
+            for listener in listeners:
+                listener.close()
+            self._wait_ready(ready_read, is_cancelled)
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            for listener in listeners:
+                listener.close()
+            for fd in (settings_fd, ready_read, ready_write):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _listen(self) -> list[socket.socket]:
+        try:
+            return ports.listen(self.host, self._port)
+        except socket.gaierror as error:
+            raise GatewayStartError(f"host {self.host!r} does not resolve: {error.strerror}") from error
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PortInUseError(self.host, self._port, ports.holder(self._port)) from error
+            raise GatewayStartError(f"can't listen on {self.host}:{self._port}: {error}") from error
+
+    def _settings_file(self, listeners: list[socket.socket], ready_fd: int) -> int:
+        settings = GatewaySettings(
+            run_dir=str(self._run_dir),
+            working_dir=str(self.working_dir),
+            listen_fds=[listener.fileno() for listener in listeners],
+            ready_fd=ready_fd,
+            allowed_hosts=_allowed_hosts(self.host, listeners),
+            auth_token=self.auth_token,
+            kernel_env=self._kernel_env(),
+            kernel_name=self.kernel_name,
+            journal_bytes=self.journal_bytes,
+            memory_limit=self.memory_limit,
+            abandoned_timeout=self.abandoned_timeout,
+            log_level=self.log_level,
+        )
+        with tempfile.TemporaryFile(dir=self._run_dir) as file:
+            file.write(settings.to_json().encode())
+            file.flush()
+            fd = os.dup(file.fileno())
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
+
+    def _kernel_env(self) -> dict[str, str]:
+        assert self._run_dir is not None
+        env = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        env.setdefault("PATH", os.defpath)
+        env.setdefault("LANG", "C.UTF-8")
+        # Colours are for terminals, and the user's IPython profile is none of a kernel's business.
+        env.update(TERM="dumb", NO_COLOR="1", PYDEVD_DISABLE_FILE_VALIDATION="1")
+        env["IPYTHONDIR"] = str(self._run_dir / "ipython")
+        env["JUPYTER_RUNTIME_DIR"] = str(self._run_dir)
+        env.update(_import_path())
+        env.update(self.env)
+        return env
+
+    def _wait_ready(self, fd: int, is_cancelled: Callable[[], bool]) -> None:
+        assert self._child is not None
+        deadline = time.monotonic() + self.start_timeout
+        while not is_cancelled():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise GatewayStartError(
+                    f"it did not answer within {self.start_timeout:g} s", self._child.last_lines()
+                )
+            readable, _, _ = select.select([fd], [], [], min(left, 0.25))
+            if readable:
+                if os.read(fd, 64):
+                    return
+                self._child.wait(self.stop_timeout)
+                code = self._child.wait()
+                raise GatewayStartError(f"its process ended with exit code {code}", self._child.last_lines())
+
+    def _stop(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.stop(self.stop_timeout)
+        run_dir, self._run_dir = self._run_dir, None
+        if run_dir is not None:
+            shutil.rmtree(run_dir, ignore_errors=True)  # the warden did it, unless it was killed
+
+    def _log_line(self, line: str) -> None:
+        log.debug("%s", line)
+        if self.log_to_stderr:
+            print(line, file=sys.stderr, flush=True)
+
+
+def checked_env(name: str, env: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of an environment in which everything is text that an environment can hold."""
+    checked: dict[str, str] = {}
+    for key, value in (env or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{name} must map strings to strings, got {key!r}: {value!r}")
+        if not key or "=" in key or "\0" in key + value:
+            raise ValueError(f"{name} has a name or value that no environment can hold: {key!r}")
+        checked[key] = value
+    return checked
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {value!r}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+    return value
+
+
+def _port(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"port must be an int, got {value!r}")
+    if not 0 <= value <= 65535:
+        raise ValueError(f"port must be from 0 to 65535, got {value}")
+    return value
+
+
+def _directory(name: str, value: Path | str | None) -> Path:
+    if value is not None and not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    path = Path.cwd() if value is None else Path(value).absolute()
+    if not path.is_dir():
+        raise ValueError(f"{name} must be a directory, got {str(path)!r}")
+    return path
+
+
+def _log_level(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"log_level must be a str, got {value!r}")
+    if value.upper() not in _LOG_LEVELS:
+        raise ValueError(f"log_level must be one of {', '.join(_LOG_LEVELS)}, got {value!r}")
+    return value.upper()
+
+
+def _token(value: Any) -> str | None:
+    if value is None or value is False:
+        return None
+    if value is True:
+        return secrets.token_urlsafe(32)
+    if not isinstance(value, str):
+        raise TypeError("auth_token must be a str, or True to generate one")
+    if not value or not value.isascii() or any(c.isspace() for c in value):
+        raise ValueError("auth_token must be ASCII text without spaces, and not empty")
+    return value
+
+
+def _at_least(name: str, value: Any, minimum: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int (bytes), got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum} bytes, got {value}")
+    return value
+
+
+def _positive(name: str, value: Any) -> Any:
+    if value is None and name == "abandoned_timeout":
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, got {value}")
+    return float(value)
+
+
+def _private_directory() -> Path:
+    """A directory for one gateway, with a path short enough for the Unix sockets in it."""
+    base = tempfile.gettempdir()
+    if len(base) > 30 and os.path.isdir(_SHORT_TEMP):
+        base = _SHORT_TEMP
+    return Path(os.path.realpath(tempfile.mkdtemp(prefix="ipybox-", dir=base)))
+
+
+def _import_path() -> dict[str, str]:
+    """What a Python of ours needs to find this package when it is not installed where Python looks."""
+    home = str(Path(ipybox.__file__).resolve().parent.parent)
+    installed = any(home == os.path.realpath(entry) for entry in sys.path if "-packages" in entry)
+    return {} if installed else {"PYTHONPATH": home}
+
+
+def _gateway_env() -> dict[str, str]:
+    names = (*INHERITED, "VIRTUAL_ENV")
+    return {**{name: os.environ[name] for name in names if name in os.environ}, **_import_path()}
+
+
+def _allowed_hosts(host: str, listeners: list[socket.socket]) -> list[str] | None:
+    """Names under which a gateway on the loopback interface may be called; None for one that others may reach."""
+    addresses = [str(listener.getsockname()[0]) for listener in listeners]
+    if not all(address == "::1" or address.startswith("127.") for address in addresses):
+        return None
+    return sorted({host.lower(), "localhost", "127.0.0.1", "::1", *addresses})
+
+
+def _in_thread(work: Callable[[], _T]) -> Future[_T]:
+    """Runs blocking work in a thread that no event loop owns, so that no loop's end can cut it short."""
+    future: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, name="ipybox-gateway", daemon=True).start()
+    return future
+
+
+async def _finish(work: Future[Any]) -> None:
+    """Waits for work that must be finished, also when the waiting task is cancelled meanwhile."""
+    waiter = asyncio.ensure_future(asyncio.wrap_future(work))
+    cancelled = False
+    while not waiter.done():
+        try:
+            await asyncio.shield(waiter)
+        except asyncio.CancelledError:
+            cancelled = True
+        except BaseException:  # the work's own error comes below
+            break
+    if cancelled:
+        if waiter.done() and not waiter.cancelled():
+            waiter.exception()
+        raise asyncio.CancelledError
+    await waiter
+
+
+async def serve(gateway: KernelGateway, announce: Callable[[KernelGateway], None] | None = None) -> None:
+    """Runs a gateway until it ends by itself, or until this process gets SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, stop.set)
+    async with gateway:
+        if announce is not None:
+            announce(gateway)
+        ended = asyncio.ensure_future(gateway.join())
+        told = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([ended, told], return_when=asyncio.FIRST_COMPLETED)
+        for waiter in (ended, told):
+            waiter.cancel()
+
+
+def main() -> None:
+    """``python -m ipybox.kernel_mgr.server``: a gateway in the foreground."""
+    parser = argparse.ArgumentParser(prog="python -m ipybox.kernel_mgr.server", description=main.__doc__)
+    parser.add_argument("--host", default="localhost")
+    parser.add_argument("--port", type=int, default=8888, help="0 picks a free one")
+    parser.add_argument("--log-level", default="INFO")
+    options = parser.parse_args()
+    try:
+        gateway = KernelGateway(
+            host=options.host, port=options.port, log_level=options.log_level, log_to_stderr=True
+        )
+        asyncio.run(serve(gateway, lambda ready: print(f"gateway at {ready.url}", flush=True)))
+    except (ValueError, IpyboxError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One operating-system process: start it, find out how it ended, and leave nothing behind. Floor: process."""

@@ -1,0 +1,142 @@
+"""Start a command under a warden, hear when it is ready, keep its last words, end it. Floor: process.
+
+Everything here blocks, and is meant to run in a thread: an owner may enter in one event loop and leave in another.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ipybox.process import warden
+
+_TAIL_LINES = 40
+_LINE_BYTES = 8192
+
+
+class ChildProcess:
+    """A command and everything below it, which all end with this process.
+
+    Args:
+        command: What to run; the first item is an absolute path.
+        env: Its complete environment.
+        pass_fds: Descriptors that it inherits, under the same numbers.
+        remove: A directory that is removed when all of it is gone, also when this process was killed.
+        on_line: Called with each line that it writes, in a thread of ours.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        pass_fds: Sequence[int] = (),
+        remove: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self._on_line = on_line
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        owner_fd, self._lifeline = _owner_descriptor()
+        options = ["--owner-fd", str(owner_fd)]
+        if remove is not None:
+            options += ["--remove", str(remove)]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", warden.__file__, *options, "--", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd="/",
+                pass_fds=[owner_fd, *pass_fds],
+                start_new_session=True,
+            )
+        except BaseException:
+            self._close_lifeline()
+            raise
+        finally:
+            os.close(owner_fd)
+        self._pump = threading.Thread(target=self._read_lines, name="ipybox-log", daemon=True)
+        self._pump.start()
+
+    @property
+    def pid(self) -> int:
+        """The warden's pid, which is the parent of the command."""
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the warden still runs."""
+        return self._process.poll() is None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits for all of it to end and returns the command's exit status; raises ``TimeoutExpired``."""
+        return self._process.wait(timeout)
+
+    def last_lines(self) -> str:
+        """The last lines that it wrote. After its end: all that it wrote last."""
+        if not self.is_alive:
+            self._pump.join(timeout=2)
+        return "\n".join(self._tail)
+
+    def stop(self, timeout: float) -> None:
+        """Ends all of it: politely, then by force after ``timeout`` seconds. Does nothing the second time."""
+        try:
+            if self.is_alive:
+                self._process.terminate()
+                try:
+                    self._process.wait(timeout)
+                except subprocess.TimeoutExpired:
+                    self._kill()
+        finally:
+            self._close_lifeline()
+            self._pump.join(timeout=2)
+            if self._process.stdout is not None and not self._pump.is_alive():
+                self._process.stdout.close()
+
+    def _kill(self) -> None:
+        """The warden does not end its family in time; do it from here."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            family = warden.descendants(self.pid, warden.parents())
+            if not family:
+                break
+            for pid in family:
+                try:
+                    os.kill(pid, 9)
+                except OSError:
+                    pass
+            time.sleep(0.01)  # nothing to wait for: they are not our children
+        self._process.kill()
+        self._process.wait()
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
+
+    def _read_lines(self) -> None:
+        stream = self._process.stdout
+        assert stream is not None
+        while line := stream.readline(_LINE_BYTES):
+            text = line.decode("utf-8", "replace").rstrip("\n")
+            self._tail.append(text)
+            if self._on_line is not None:
+                self._on_line(text)
+
+
+def _owner_descriptor() -> tuple[int, int | None]:
+    """A descriptor that becomes readable when this process ends, and what must stay open for it."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(os.getpid()), None
+        except OSError:
+            pass  # a kernel before 5.3
+    read, write = os.pipe()
+    return read, write

@@ -1,0 +1,186 @@
+"""Keeps one command's whole family of processes, and lets none of it outlive its owner. Floor: process.
+
+Run as a script, ``python -I -S warden.py --owner-fd N [--grace S] [--remove DIR] -- command ...``, with nothing but
+the standard library, so that it starts in a few milliseconds and stays small. It
+
+* adopts every orphan below the command (on Linux it is a "child subreaper"), also daemons with a session of their own,
+* watches its owner through a descriptor that becomes readable when the owner is gone: a pidfd, or the read end of a
+  pipe whose write end only the owner holds,
+* and when the command ends, when the owner is gone (SIGKILL included), or on SIGTERM, ends all of them, removes DIR,
+  and exits with the command's exit status.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_LINUX = sys.platform.startswith("linux")
+
+
+def _prctl(option: int, value: int) -> None:
+    if _LINUX:
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def parents() -> dict[int, int]:
+    """Every process's parent."""
+    if not _LINUX:
+        listing = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False)
+        pairs = (line.split() for line in listing.stdout.splitlines())
+        return {int(pair[0]): int(pair[1]) for pair in pairs if len(pair) == 2}
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    # The name in parentheses may hold anything; state and parent follow its last parenthesis.
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields and fields[0] != b"Z":
+                found[int(entry)] = int(fields[1])
+    return found
+
+
+def descendants(root: int, tree: dict[int, int]) -> list[int]:
+    """All living processes below ``root``."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in tree.items():
+        children.setdefault(parent, []).append(pid)
+    found: list[int] = []
+    queue = [root]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def _signal_all(pids: Iterable[int], signum: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signum)
+        except OSError:
+            pass
+
+
+def _reap() -> dict[int, int]:
+    """Collects every child that has ended: pid to wait status."""
+    ended = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = status
+
+
+def _end_all(command: int, grace: float, wakeup: int) -> int | None:
+    """Ends every process below this one and returns the command's wait status, if it was collected here."""
+    status: int | None = None
+    me = os.getpid()
+    asked_until = time.monotonic() + grace
+    _signal_all([command], signal.SIGTERM)
+    while grace and time.monotonic() < asked_until:
+        select.select([wakeup], [], [], max(0.0, asked_until - time.monotonic()))
+        _drain(wakeup)
+        status = _reap().get(command, status)
+        if status is not None:
+            break
+    # Stop first, then kill: a family that forks faster than we list it can't outrun that.
+    give_up = time.monotonic() + 10
+    while time.monotonic() < give_up:
+        alive = descendants(me, parents())
+        status = _reap().get(command, status)
+        if not alive:
+            break
+        _signal_all(alive, signal.SIGSTOP)
+        _signal_all(descendants(me, parents()), signal.SIGKILL)
+        select.select([wakeup], [], [], 0.02)
+        _drain(wakeup)
+    return status
+
+
+def _drain(fd: int) -> None:
+    try:
+        while os.read(fd, 4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def main(arguments: list[str]) -> int:
+    """Runs until the command and everything below it is gone; returns the command's exit status."""
+    split = arguments.index("--")
+    options, command = arguments[:split], arguments[split + 1 :]
+    values = dict(zip(options[::2], options[1::2], strict=True))
+    owner_fd = int(values["--owner-fd"])
+    grace = float(values.get("--grace", "2"))
+    os.set_inheritable(owner_fd, False)
+
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    wakeup_read, wakeup_write = os.pipe()
+    for fd in (wakeup_read, wakeup_write):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+    told_to_stop = False
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal told_to_stop
+        told_to_stop = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+
+    me = os.getpid()
+    child = os.fork()
+    if child == 0:
+        try:
+            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(signum, signal.SIG_DFL)
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == me:
+                os.execv(command[0], command)
+        except OSError as error:
+            os.write(2, f"can't run {command[0]}: {error}\n".encode())
+        os._exit(127)
+
+    # Only the owner and the command may hold what we inherited for the command.
+    for fd in os.listdir("/proc/self/fd" if _LINUX else "/dev/fd"):
+        number = int(fd)
+        if number > 2 and number not in (owner_fd, wakeup_read, wakeup_write):
+            try:
+                os.close(number)
+            except OSError:
+                pass
+
+    status: int | None = None
+    while status is None and not told_to_stop:
+        readable, _, _ = select.select([owner_fd, wakeup_read], [], [])
+        _drain(wakeup_read)
+        status = _reap().get(child)
+        if owner_fd in readable:
+            break
+    ended = _end_all(child, grace if status is None else 0.0, wakeup_read)
+    if "--remove" in values:
+        shutil.rmtree(values["--remove"], ignore_errors=True)
+    final = status if status is not None else ended
+    return os.waitstatus_to_exitcode(final) & 0xFF if final is not None else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
