@@ -39,7 +39,7 @@ _HOMES = {
     "StreamOutput": "ipybox.outputs",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from ipybox.errors import ConnectionLostError as ConnectionLostError

@@ -56,9 +56,7 @@ class ExecutionError(IpyboxError):
         result: What the execution had produced until then.
     """
 
-    def __init__(
-        self, name: str, value: str, traceback: str = "", result: ExecutionResult | None = None
-    ) -> None:
+    def __init__(self, name: str, value: str, traceback: str = "", result: ExecutionResult | None = None) -> None:
         self.name, self.value, self.traceback, self.result = name, value, traceback, result
         super().__init__(f"{name}: {value}\n{traceback}".rstrip())
 
@@ -73,9 +71,7 @@ class ExecutionTimeoutError(IpyboxError, TimeoutError):
             the code did not react and the kernel had to be restarted.
     """
 
-    def __init__(
-        self, timeout: float, result: ExecutionResult | None = None, state_preserved: bool = True
-    ) -> None:
+    def __init__(self, timeout: float, result: ExecutionResult | None = None, state_preserved: bool = True) -> None:
         self.timeout, self.result, self.state_preserved = timeout, result, state_preserved
         fate = (
             "it was interrupted; variables are preserved"
@@ -114,14 +110,10 @@ class KernelDiedError(KernelError):
 
     state_preserved = False
 
-    def __init__(
-        self, exit: ExitStatus, result: ExecutionResult | None = None, during_execution: bool = True
-    ) -> None:
+    def __init__(self, exit: ExitStatus, result: ExecutionResult | None = None, during_execution: bool = True) -> None:
         self.exit, self.result, self.during_execution = exit, result, during_execution
         when = "during the execution" if during_execution else "between two calls; this call did not run"
-        super().__init__(
-            f"the kernel died {when}: {exit}; variables are lost, the next call gets a fresh kernel"
-        )
+        super().__init__(f"the kernel died {when}: {exit}; variables are lost, the next call gets a fresh kernel")
 
 
 class GatewayError(IpyboxError):
@@ -203,7 +195,11 @@ class OutputLostError(IpyboxError):
     """
 
     def __init__(
-        self, reason: str, execution_id: str | None = None, lost: int = 0, result: ExecutionResult | None = None
+        self,
+        reason: str,
+        execution_id: str | None = None,
+        lost: int = 0,
+        result: ExecutionResult | None = None,
     ) -> None:
         self.execution_id, self.lost, self.result = execution_id, lost, result
         super().__init__(reason)
@@ -214,9 +210,7 @@ class ExecutionNotFoundError(OutputLostError):
 
     def __init__(self, execution_id: str, kernel_id: str) -> None:
         self.kernel_id = kernel_id
-        super().__init__(
-            f"kernel {kernel_id} keeps no journal of execution {execution_id}", execution_id=execution_id
-        )
+        super().__init__(f"kernel {kernel_id} keeps no journal of execution {execution_id}", execution_id=execution_id)
 
 
 class ImageWriteError(IpyboxError):

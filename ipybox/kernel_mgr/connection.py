@@ -24,7 +24,7 @@ _HEAD = 2048
 """Header and parent header of a message are within this many bytes."""
 
 
-class JournalConnection(ZMQChannelsWebsocketConnection):  # type: ignore[misc]
+class JournalConnection(ZMQChannelsWebsocketConnection):
     """Serves one websocket from its kernel's journal, or the way jupyter_server does."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -61,6 +61,7 @@ class JournalConnection(ZMQChannelsWebsocketConnection):  # type: ignore[misc]
                 raise web.HTTPError(503, str(error)) from error
             self.cursor = int(after) if after is not None else hub.journal.next
         self._hub = hub
+        self.websocket_handler.set_header(wire.CURSOR_HEADER, str(self.cursor))
 
     def connect(self) -> asyncio.Future[None] | None:
         """The websocket is open."""

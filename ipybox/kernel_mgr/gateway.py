@@ -7,6 +7,7 @@ sockets and settings through descriptors; it says when it serves, and it exits o
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import signal
 import socket
@@ -81,7 +82,7 @@ class _Channels:
         """No compression: it costs more than a local connection does."""
 
 
-class Personality(JupyterWebsocketPersonality):  # type: ignore[misc]
+class Personality(JupyterWebsocketPersonality):
     """The gateway's routes, every one of them behind the guard."""
 
     def create_request_handlers(self) -> list[tuple[Any, ...]]:
@@ -99,7 +100,7 @@ class Personality(JupyterWebsocketPersonality):  # type: ignore[misc]
         await self.parent.kernel_manager.shutdown_everything()
 
 
-class Gateway(KernelGatewayApp):  # type: ignore[misc]
+class Gateway(KernelGatewayApp):
     """The application."""
 
     name = "ipybox-gateway"
@@ -151,7 +152,7 @@ def main(arguments: list[str]) -> None:
         kernel_manager_class=GatewayKernels,
         kernel_spec_manager_class=KernelSpecs,
         kernel_websocket_connection_class=JournalConnection,
-        log_level=settings.log_level,
+        log_level=logging.getLevelName(settings.log_level),
         auth_token=settings.auth_token or "",
         cookie_secret=os.urandom(32),
         answer_yes=True,

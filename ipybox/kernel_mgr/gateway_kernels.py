@@ -30,7 +30,7 @@ _IPC_PATH = 100
 """Unix sockets have paths of at most 107 bytes (103 on macOS)."""
 
 
-class KernelSpecs(KernelSpecManager):  # type: ignore[misc]
+class KernelSpecs(KernelSpecManager):
     """Knows ipybox's own kernel, which is not installed anywhere, besides the installed ones."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
@@ -59,7 +59,7 @@ def _provisioned(metadata: dict[str, Any]) -> dict[str, Any]:
     return {**metadata, "kernel_provisioner": {"provisioner_name": "ipybox-provisioner", "config": {}}}
 
 
-class GatewayKernelManager(AsyncIOLoopKernelManager):  # type: ignore[misc]
+class GatewayKernelManager(AsyncIOLoopKernelManager):
     """One kernel. Never restarts it on its own: a kernel that lost its variables is not the same kernel."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -106,7 +106,7 @@ class GatewayKernelManager(AsyncIOLoopKernelManager):  # type: ignore[misc]
         return os.path.splitext(os.path.basename(self.connection_file))[0].removeprefix("kernel-")
 
 
-class GatewayKernels(AsyncMappingKernelManager):  # type: ignore[misc]
+class GatewayKernels(AsyncMappingKernelManager):
     """All kernels of a gateway."""
 
     settings: GatewaySettings

@@ -93,6 +93,7 @@ class KernelHub:
         self._tasks: set[asyncio.Task[None]] = set()
         self._last: tuple[int, bytes] | None = None
         self._executions: OrderedDict[str, int] = OrderedDict()
+        self._requests: OrderedDict[str, None] = OrderedDict()
         self._running: str | None = None
         self._closed = False
 
@@ -191,12 +192,27 @@ class KernelHub:
         if channel not in _REQUEST_CHANNELS or self._closed:
             return
         frames = [bytes(part) for part in parts]
+        if self._is_repeated(frames):
+            return
         if self.exit_status is not None:
             self._append_status("dead", self.exit_status)
         elif not (self._ready.done() and self._ready.exception() is None):
             self._waiting.append((session_id, channel, frames))
         else:
             self._send(session_id, channel, frames)
+
+    def _is_repeated(self, frames: list[bytes]) -> bool:
+        """Whether a client that connected again sent a message a second time, not knowing that it had arrived."""
+        try:
+            message_id = str(wire.unpack(frames[0]).get("msg_id", ""))
+        except (ValueError, IndexError):
+            return True  # not a Jupyter message
+        if message_id in self._requests:
+            return True
+        self._requests[message_id] = None
+        while len(self._requests) > _MAX_EXECUTIONS:
+            self._requests.popitem(last=False)
+        return False
 
     # ---- inside -----------------------------------------------------------------------------------------------
 

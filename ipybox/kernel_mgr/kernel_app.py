@@ -51,7 +51,7 @@ def _clean(value: Any) -> Any:
     return json_clean(value)
 
 
-class Compiler(XCachingCompiler):  # type: ignore[misc]
+class Compiler(XCachingCompiler):
     """Names a cell after the file that it came from, when it came from one."""
 
     file_name: str | None = None
@@ -61,7 +61,7 @@ class Compiler(XCachingCompiler):  # type: ignore[misc]
         return self.file_name or str(super().get_code_name(raw_code, code, number))
 
 
-class Kernel(IPythonKernel):  # type: ignore[misc]
+class Kernel(IPythonKernel):
     """IPython's kernel with per-execution options and an end that loses nothing."""
 
     implementation = "ipybox"
@@ -154,7 +154,7 @@ def _failure(name: str, value: str) -> dict[str, Any]:
     }
 
 
-class KernelApp(IPKernelApp):  # type: ignore[misc]
+class KernelApp(IPKernelApp):
     """Starts a :class:`Kernel`."""
 
     name = "ipybox-kernel"

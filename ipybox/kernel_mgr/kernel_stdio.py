@@ -54,9 +54,7 @@ class OutputLog:
         self._captures: list[_Capture] = []
         self._poll = select.poll()
         self._watcher: threading.Thread | None = None
-        os.register_at_fork(
-            before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self._forget
-        )
+        os.register_at_fork(before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self._forget)
 
     def append(self, stream: KernelStream, parent: dict[str, Any], text: str) -> None:
         """Adds text; the lock is held."""
@@ -146,7 +144,7 @@ class OutputLog:
         self.pending = 0
 
 
-class KernelStream(OutStream):  # type: ignore[misc]
+class KernelStream(OutStream):
     """``sys.stdout`` or ``sys.stderr`` of a kernel."""
 
     flush_timeout = 300

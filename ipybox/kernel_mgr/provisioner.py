@@ -30,7 +30,7 @@ _FAMILY_EVERY = 20
 """Every so many looks at the kernel's own memory, its children's are added up as well: that is dearer."""
 
 
-class IpyboxProvisioner(LocalProvisioner):  # type: ignore[misc]
+class IpyboxProvisioner(LocalProvisioner):
     """One kernel process at a time."""
 
     def __init__(self, **kwargs: Any) -> None:

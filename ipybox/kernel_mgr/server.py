@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import ipybox
+from ipybox import arguments
 from ipybox.errors import GatewayStartError, IpyboxError, PortInUseError, SandboxUnavailableError
 from ipybox.kernel_mgr.settings import GatewaySettings
 from ipybox.process import ports
@@ -55,7 +56,7 @@ INHERITED = (
 """What kernels get of the caller's environment: where things are and how they are written, nothing secret."""
 
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_SHORT_TEMP = "/tmp"  # noqa: S108
+_SHORT_TEMP = "/tmp"
 _T = TypeVar("_T")
 
 
@@ -109,23 +110,25 @@ class KernelGateway:
         start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
     ) -> None:
-        self.host = _text("host", host)
+        self.host = arguments.text("host", host)
         self.working_dir = _directory("working_dir", working_dir)
         self.sandbox = sandbox
         self.sandbox_config = sandbox_config
         self.log_level = _log_level(log_level)
         self.log_to_stderr = log_to_stderr
-        self.env = checked_env("env", env)
+        self.env = arguments.environment("env", env)
         self.auth_token = _token(auth_token)
         self.kernel_name = kernel_name
-        self.journal_bytes = _at_least("journal_bytes", journal_bytes, 1024 * 1024)
+        self.journal_bytes = arguments.size("journal_bytes", journal_bytes, 1024 * 1024)
         self.memory_limit = (
-            None if memory_limit is None else _at_least("memory_limit", memory_limit, 32 * 1024 * 1024)
+            None if memory_limit is None else arguments.size("memory_limit", memory_limit, 32 * 1024 * 1024)
         )
-        self.abandoned_timeout = _positive("abandoned_timeout", abandoned_timeout)
-        self.start_timeout = _positive("start_timeout", start_timeout)
-        self.stop_timeout = _positive("stop_timeout", stop_timeout)
-        self._port = _port(port)
+        self.abandoned_timeout = (
+            None if abandoned_timeout is None else arguments.seconds("abandoned_timeout", abandoned_timeout)
+        )
+        self.start_timeout = arguments.seconds("start_timeout", start_timeout)
+        self.stop_timeout = arguments.seconds("stop_timeout", stop_timeout)
+        self._port = arguments.port(port, lowest=0)
         self._taken: int | None = None
         self._child: ChildProcess | None = None
         self._run_dir: Path | None = None
@@ -165,7 +168,8 @@ class KernelGateway:
             raise RuntimeError("the gateway is running already; use one KernelGateway object per gateway")
         if self.sandbox:
             raise SandboxUnavailableError(
-                "this version of ipybox has no kernel sandbox yet", ["use sandbox=False for trusted code only"]
+                "this version of ipybox has no kernel sandbox yet",
+                ["use sandbox=False for trusted code only"],
             )
         cancelled = False
 
@@ -289,9 +293,7 @@ class KernelGateway:
         while not is_cancelled():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise GatewayStartError(
-                    f"it did not answer within {self.start_timeout:g} s", self._child.last_lines()
-                )
+                raise GatewayStartError(f"it did not answer within {self.start_timeout:g} s", self._child.last_lines())
             readable, _, _ = select.select([fd], [], [], min(left, 0.25))
             if readable:
                 if os.read(fd, 64):
@@ -312,34 +314,6 @@ class KernelGateway:
         log.debug("%s", line)
         if self.log_to_stderr:
             print(line, file=sys.stderr, flush=True)
-
-
-def checked_env(name: str, env: Mapping[str, str] | None) -> dict[str, str]:
-    """A copy of an environment in which everything is text that an environment can hold."""
-    checked: dict[str, str] = {}
-    for key, value in (env or {}).items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise TypeError(f"{name} must map strings to strings, got {key!r}: {value!r}")
-        if not key or "=" in key or "\0" in key + value:
-            raise ValueError(f"{name} has a name or value that no environment can hold: {key!r}")
-        checked[key] = value
-    return checked
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a str, got {value!r}")
-    if not value:
-        raise ValueError(f"{name} must not be empty")
-    return value
-
-
-def _port(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"port must be an int, got {value!r}")
-    if not 0 <= value <= 65535:
-        raise ValueError(f"port must be from 0 to 65535, got {value}")
-    return value
 
 
 def _directory(name: str, value: Path | str | None) -> Path:
@@ -369,24 +343,6 @@ def _token(value: Any) -> str | None:
     if not value or not value.isascii() or any(c.isspace() for c in value):
         raise ValueError("auth_token must be ASCII text without spaces, and not empty")
     return value
-
-
-def _at_least(name: str, value: Any, minimum: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int (bytes), got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum} bytes, got {value}")
-    return value
-
-
-def _positive(name: str, value: Any) -> Any:
-    if value is None and name == "abandoned_timeout":
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
-    if not value > 0:
-        raise ValueError(f"{name} must be more than 0 seconds, got {value}")
-    return float(value)
 
 
 def _private_directory() -> Path:
@@ -473,9 +429,7 @@ def main() -> None:
     parser.add_argument("--log-level", default="INFO")
     options = parser.parse_args()
     try:
-        gateway = KernelGateway(
-            host=options.host, port=options.port, log_level=options.log_level, log_to_stderr=True
-        )
+        gateway = KernelGateway(host=options.host, port=options.port, log_level=options.log_level, log_to_stderr=True)
         asyncio.run(serve(gateway, lambda ready: print(f"gateway at {ready.url}", flush=True)))
     except (ValueError, IpyboxError) as error:
         sys.exit(f"error: {error}")

@@ -19,6 +19,8 @@ SUBPROTOCOL = "v1.kernel.websocket.ipybox"
 PROTOCOL_VERSION = "5.4"
 METADATA_KEY = "ipybox"
 """Where a message's metadata keeps what is ours."""
+CURSOR_HEADER = "X-Ipybox-Cursor"
+"""Header of the handshake's answer: number of the first message that the connection gets."""
 GAP = "ipybox_gap"
 """Type of the message that takes the place of messages which left the journal."""
 HUB_SESSION = "ipybox-hub"
@@ -37,6 +39,11 @@ class Message:
     content: dict[str, Any] = field(default_factory=dict)
     buffers: list[bytes] = field(default_factory=list)
     sequence: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Id of this message."""
+        return str(self.header.get("msg_id", ""))
 
     @property
     def type(self) -> str:

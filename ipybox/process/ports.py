@@ -22,8 +22,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     # Several addresses of one host must be ours together: a client may try any of them first.
     addresses = list(
         dict.fromkeys(
-            (family, address[0])
-            for family, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            (family, address[0]) for family, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         )
     )
     for attempt in range(_ATTEMPTS):

@@ -1,0 +1,57 @@
+"""Checks of arguments, made before anything starts; each error names the argument. Floor: base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def text(name: str, value: Any) -> str:
+    """A text that is not empty."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, got {value!r}")
+    if not value:
+        raise ValueError(f"{name} must not be empty")
+    return value
+
+
+def port(value: Any, lowest: int = 1) -> int:
+    """A TCP port; ``lowest`` 0 allows the request for any free one."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"port must be an int, got {value!r}")
+    if not lowest <= value <= 65535:
+        raise ValueError(f"port must be from {lowest} to 65535, got {value}")
+    return value
+
+
+def seconds(name: str, value: Any) -> float:
+    """A time of more than nothing."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds, got {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, got {value}")
+    return float(value)
+
+
+def size(name: str, value: Any, minimum: int) -> int:
+    """A number of bytes."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int (bytes), got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum} bytes, got {value}")
+    return value
+
+
+def environment(name: str, env: Mapping[str, str] | None) -> dict[str, str]:
+    """A copy of an environment in which everything is text that an environment can hold.
+
+    Raises ``TypeError`` and ``ValueError`` that name the argument ``name``.
+    """
+    checked: dict[str, str] = {}
+    for key, value in (env or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"{name} must map strings to strings, got {key!r}: {value!r}")
+        if not key or "=" in key or "\0" in key + value:
+            raise ValueError(f"{name} has a name or value that no environment can hold: {key!r}")
+        checked[key] = value
+    return checked

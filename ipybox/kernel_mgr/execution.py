@@ -1,0 +1,273 @@
+"""One execution on a kernel, as its caller holds it. Floor: kernel_mgr."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import Protocol
+
+from ipybox.errors import (
+    ConnectionLostError,
+    ExecutionError,
+    ExecutionTimeoutError,
+    ImageWriteError,
+    KernelDiedError,
+    OutputLostError,
+)
+from ipybox.exit_status import ExitStatus
+from ipybox.kernel_mgr import wire
+from ipybox.kernel_mgr.execution_state import ExecutionState
+from ipybox.kernel_mgr.images import ImageWriter, has_image
+from ipybox.kernel_mgr.wire import Message
+from ipybox.outputs import DisplayOutput, Event, ExecutionResult, InputRequest
+
+InputCallback = Callable[[str, bool], str | Awaitable[str]]
+"""Answers ``input(prompt)``; the flag says that it is a password. May be a coroutine function."""
+
+_REPLY_PATIENCE = 5.0
+"""Seconds between a kernel's "idle" and its reply, or the other way round, before one of them counts as missing."""
+_EXIT_PATIENCE = 3.0
+"""Seconds for a kernel to end after ``exit()``."""
+
+
+class ExecutionOwner(Protocol):
+    """What an execution needs of the client or attachment that it belongs to."""
+
+    @property
+    def cursor(self) -> int | None:
+        """Number of the next message in the journal."""
+
+    async def begin(self, execution: Execution) -> None:
+        """Waits for the execution's turn and sends its request."""
+
+    async def answer(self, execution: Execution, text: str) -> None:
+        """Sends the answer to a question."""
+
+    async def stop(self, execution: Execution) -> bool:
+        """Brings the kernel to rest; False when its variables did not survive that."""
+
+    def end(self, execution: Execution) -> None:
+        """The execution is over; the next one's turn."""
+
+
+class Execution:
+    """A running execution: an async context manager, and an async iterator over its events.
+
+    Leaving the context before the end interrupts the code. Iterating ends with the execution; ``result`` gathers
+    what is left. Both raise :class:`ExecutionError` and the other errors of an execution at its end.
+
+    Attributes:
+        id: Names the execution in the gateway's journal, for :meth:`KernelClient.attach`.
+        code: What runs.
+        timeout: Seconds the code may run, counted from when it is sent; None is no limit.
+    """
+
+    def __init__(
+        self,
+        owner: ExecutionOwner,
+        state: ExecutionState,
+        images: ImageWriter,
+        *,
+        code: str = "",
+        timeout: float | None = None,
+        on_input: InputCallback | None = None,
+        content: Message | None = None,
+    ) -> None:
+        self.id = state.execution_id
+        self.code = code
+        self.timeout = timeout
+        self.message = content
+        self.state = state
+        self._owner = owner
+        self._images = images
+        self._on_input = on_input
+        self._inbox: asyncio.Queue[Message | ExitStatus | Exception | None] = asyncio.Queue()
+        self._events: list[Event] = []
+        self._deadline: float | None = None
+        self._begun = False
+        self._ended = False
+        self._image_error: ImageWriteError | None = None
+        self._lost = 0
+        self._replied = self._idled = False
+        self.over = asyncio.Event()
+        self.told_of_loss = False
+
+    @property
+    def cursor(self) -> int | None:
+        """Where :meth:`KernelClient.attach` would pick up this execution's output."""
+        return self._owner.cursor
+
+    def partial(self) -> ExecutionResult:
+        """What has been produced so far."""
+        return self.state.result()
+
+    async def result(self) -> ExecutionResult:
+        """Waits for the end and returns the result. Raises the errors of an execution."""
+        async for _ in self:
+            pass
+        return self.state.result()
+
+    async def __aenter__(self) -> Execution:
+        await self._owner.begin(self)
+        self._begun = True
+        if self.timeout is not None:
+            self._deadline = asyncio.get_running_loop().time() + self.timeout
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._ended:
+            self._end()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._ended:
+                raise StopAsyncIteration
+            await self._advance()
+        return self._events.pop(0)
+
+    def deliver(self, item: Message | ExitStatus | Exception) -> None:
+        """A message for this execution, or the news that its kernel is dead or its connection lost."""
+        self._inbox.put_nowait(item)
+        if isinstance(item, Message):
+            if item.type == "execute_reply":
+                self._replied = True
+            elif item.type == "status" and item.content.get("execution_state") == "idle":
+                self._idled = True
+            if self._replied and self._idled:
+                self.over.set()
+        else:
+            self.over.set()
+
+    async def _advance(self) -> None:
+        """Takes one message, or finds that the time is up."""
+        try:
+            item = self._inbox.get_nowait()
+        except asyncio.QueueEmpty:
+            try:
+                async with asyncio.timeout_at(self._next_deadline()):
+                    item = await self._inbox.get()
+            except TimeoutError:
+                await self._out_of_time()
+                return
+        await self._take(item)
+
+    def _next_deadline(self) -> float | None:
+        """When waiting for the next message makes no sense any more."""
+        waits_for_other_half = self.state.is_idle != (self.state.reply is not None)
+        if not waits_for_other_half:
+            return self._deadline
+        patience = asyncio.get_running_loop().time() + _REPLY_PATIENCE
+        return patience if self._deadline is None else min(patience, self._deadline)
+
+    async def _take(self, item: Message | ExitStatus | Exception | None) -> None:
+        if isinstance(item, Message):
+            await self._take_message(item)
+        elif isinstance(item, ExitStatus):
+            self._end()
+            raise KernelDiedError(item, self.state.result())
+        elif isinstance(item, Exception):
+            cursor = self._owner.cursor
+            self._end()
+            raise ConnectionLostError(str(item), self.id, cursor, self.state.result()) from item
+        if self.state.is_over and not self._ended:
+            await self._finish()
+
+    async def _take_message(self, message: Message) -> None:
+        if message.type == wire.GAP:
+            self._lost += int(message.content.get("lost", 0))
+            return
+        for event in self.state.feed(message):
+            if isinstance(event, DisplayOutput) and has_image(event.data):
+                event = await self._save_image(event)
+            elif isinstance(event, InputRequest):
+                await self._ask(event)
+            self._events.append(event)
+
+    async def _save_image(self, display: DisplayOutput) -> DisplayOutput:
+        try:
+            path = await self._images.save(display.data)
+        except ImageWriteError as error:
+            self._image_error = self._image_error or error
+            return display
+        return display if path is None else self.state.attach_image(display, path)
+
+    async def _ask(self, question: InputRequest) -> None:
+        answer: str | Awaitable[str] = ""
+        if self._on_input is not None:
+            answer = self._on_input(question.prompt, question.password)
+            if inspect.isawaitable(answer):
+                try:
+                    async with asyncio.timeout_at(self._deadline) as limit:
+                        answer = await answer
+                except TimeoutError:
+                    if not limit.expired():
+                        raise
+                    await self._out_of_time()
+        if not isinstance(answer, str):
+            raise TypeError(f"on_input must return a str, got {answer!r}")
+        await self._owner.answer(self, answer)
+
+    async def _out_of_time(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._deadline is not None and loop.time() >= self._deadline:
+            assert self.timeout is not None
+            preserved = await self._owner.stop(self)
+            await self._take_what_is_there()
+            self.told_of_loss = True
+            self._end()
+            raise ExecutionTimeoutError(self.timeout, self.state.result(), preserved)
+        # Reply and idle belong together. One of them will not come: user code broke the kernel's own machinery.
+        missing = "reply" if self.state.reply is None else "idle status"
+        self._end()
+        raise ExecutionError(
+            "KernelProtocolError", f"the kernel finished without its {missing}", "", self.state.result()
+        )
+
+    async def _take_what_is_there(self) -> None:
+        while not self._inbox.empty():
+            item = self._inbox.get_nowait()
+            if isinstance(item, Message):
+                await self._take_message(item)
+
+    async def _finish(self) -> None:
+        if self.state.asked_to_exit:
+            await self._wait_for_exit()
+        self._end()
+        if self._lost:
+            raise OutputLostError(
+                f"{self._lost} messages of execution {self.id} left the gateway's journal before they were fetched; "
+                "raise journal_bytes, or read faster",
+                self.id,
+                self._lost,
+                self.state.result(),
+            )
+        failure = self.state.failure()
+        if failure is not None:
+            raise ExecutionError(failure.name, failure.value, failure.traceback, self.state.result())
+        if self._image_error is not None:
+            raise ImageWriteError(self._image_error.path, self._image_error.reason, self.state.result())
+
+    async def _wait_for_exit(self) -> None:
+        """``exit()`` was called: the kernel is about to end, and to call that success would hide it."""
+        try:
+            async with asyncio.timeout(_EXIT_PATIENCE):
+                while True:
+                    item = await self._inbox.get()
+                    if isinstance(item, ExitStatus | Exception):
+                        await self._take(item)
+        except TimeoutError:
+            pass
+
+    def _end(self) -> None:
+        self._ended = True
+        self.state.close()
+        if self._begun:
+            self._begun = False
+            self._owner.end(self)
