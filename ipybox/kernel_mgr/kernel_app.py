@@ -54,11 +54,24 @@ def _clean(value: Any) -> Any:
 class Compiler(XCachingCompiler):
     """Names a cell after the file that it came from, when it came from one."""
 
-    file_name: str | None = None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.file_name: str | None = None
+        self._file_names: set[str] = set()
 
     def get_code_name(self, raw_code: str, code: str, number: int) -> str:
-        """The name under which tracebacks show the code."""
-        return self.file_name or str(super().get_code_name(raw_code, code, number))
+        """The name under which Python knows the code."""
+        if self.file_name is None:
+            return str(super().get_code_name(raw_code, code, number))
+        self._file_names.add(self.file_name)
+        return self.file_name
+
+    def format_code_name(self, name: str) -> tuple[str, str] | None:
+        """How tracebacks call the code."""
+        if name in self._file_names:
+            return "File", name
+        named: tuple[str, str] | None = super().format_code_name(name)
+        return named
 
 
 class Kernel(IPythonKernel):
@@ -121,16 +134,25 @@ class Kernel(IPythonKernel):
         # The descriptor finds its way back also when the directory was renamed meanwhile.
         back = os.open(".", os.O_RDONLY | os.O_CLOEXEC) if cwd is not None else None
         argv_before = sys.argv
+        file_name: str | None = options.get("file_name")
+        script = file_name if file_name is not None and os.path.isfile(file_name) else None
         try:
             if cwd is not None:
                 os.chdir(cwd)
             os.environ.update(env)
-            compiler.file_name = options.get("file_name")
+            compiler.file_name = file_name
+            if script is not None:  # as Python does for the file that it runs
+                sys.path.insert(0, os.path.dirname(script))
+                self.shell.user_ns["__file__"] = script
             if argv is not None:
                 sys.argv = list(argv)
             yield
         finally:
             compiler.file_name = None
+            if script is not None:
+                self.shell.user_ns.pop("__file__", None)
+                if os.path.dirname(script) in sys.path:
+                    sys.path.remove(os.path.dirname(script))
             sys.argv = argv_before
             for name, value in before.items():
                 if value is None:

@@ -1,0 +1,100 @@
+"""The commands and their options. Floor: cli."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ipybox import __version__
+
+app = typer.Typer(
+    name="ipybox",
+    help="Run Python in stateful IPython kernels that lose no output and never hang.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ipybox {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ipybox(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Run Python in stateful IPython kernels that lose no output and never hang."""
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def run(
+    file: Annotated[str, typer.Argument(help="A Python file, or - for standard input.", metavar="FILE|-")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="Becomes sys.argv[1:].", metavar="[ARG]...")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that the code may run.")] = None,
+    images_dir: Annotated[Path, typer.Option(help="Where images are saved.")] = Path("images"),
+    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set for the code; repeatable.")] = None,
+    working_dir: Annotated[Path | None, typer.Option(help="Working directory of the code.")] = None,
+    memory_limit: Annotated[int | None, typer.Option(help="Bytes of memory that the code may use.")] = None,
+) -> None:
+    """Run a file in a fresh kernel: stream its output, save its images, exit with its truth.
+
+    Exit codes: 0 fine; 1 the code raised; what sys.exit() or os._exit() said; 124 timeout; 125 ipybox itself failed;
+    128+N the kernel was killed by signal N; 130 Ctrl-C.
+    """
+    from ipybox.cli.run import run_file
+
+    raise typer.Exit(
+        run_file(
+            file,
+            arguments or [],
+            timeout=timeout,
+            images_dir=images_dir,
+            env=env or [],
+            working_dir=working_dir,
+            memory_limit=memory_limit,
+        )
+    )
+
+
+@app.command()
+def gateway(
+    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "localhost",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8888,
+    token: Annotated[bool, typer.Option("--token", help="Generate a token and require it.")] = False,
+    working_dir: Annotated[Path | None, typer.Option(help="Working directory of kernels.")] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set in kernels; repeatable.")] = None,
+    memory_limit: Annotated[int | None, typer.Option(help="Bytes of memory per kernel.")] = None,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")] = "INFO",
+) -> None:
+    """Run a gateway in the foreground until Ctrl-C."""
+    from ipybox.cli.gateway import run_gateway
+
+    raise typer.Exit(
+        run_gateway(
+            host=host,
+            port=port,
+            token=token,
+            working_dir=working_dir,
+            env=env or [],
+            memory_limit=memory_limit,
+            log_level=log_level,
+        )
+    )
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what works on this machine, and what does not and why. Exit code 1 when kernels can't run."""
+    from ipybox.cli.doctor import diagnose
+
+    raise typer.Exit(diagnose(as_json=as_json))

@@ -1,0 +1,113 @@
+"""``ipybox doctor``: what works here, and what does not and why. Floor: cli."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from ipybox import __version__
+from ipybox.errors import IpyboxError
+from ipybox.kernel_mgr.client import KernelClient
+from ipybox.kernel_mgr.server import KernelGateway
+
+_LIBRARIES = ("ipykernel", "jupyter_client", "jupyter_server", "jupyter-kernel-gateway", "pyzmq", "websockets")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    state: Literal["ok", "note", "fails"]
+    detail: str
+
+
+def diagnose(*, as_json: bool) -> int:
+    """Looks at everything, prints it and returns the exit code: 1 when kernels can't run here."""
+    findings = [look() for look in _LOOKS]
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+    else:
+        _print(findings)
+    return 1 if any(finding.state == "fails" for finding in findings) else 0
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table("", "what", "how it is", show_edge=False)
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fails": "[red]FAILS[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.state], finding.name, finding.detail)
+    Console().print(table)
+
+
+def _versions() -> Finding:
+    found = ", ".join(f"{name} {metadata.version(name)}" for name in _LIBRARIES)
+    return Finding("versions", "ok", f"ipybox {__version__}, Python {platform.python_version()}, {found}")
+
+
+def _system() -> Finding:
+    detail = f"{platform.system()} {platform.release()} {platform.machine()}"
+    if sys.platform.startswith("linux"):
+        return Finding("system", "ok", detail)
+    if sys.platform == "darwin":
+        return Finding("system", "note", f"{detail}: supported, but the project's machines have no Mac to test it on")
+    return Finding("system", "fails", f"{detail}: only Linux and macOS are supported")
+
+
+def _cleanup() -> Finding:
+    if not sys.platform.startswith("linux"):
+        return Finding("clean-up", "note", "daemons that leave their session may survive a gateway on this system")
+    if not hasattr(os, "pidfd_open"):
+        return Finding("clean-up", "note", "no pidfd: an owner's death is noticed through a pipe")
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        return Finding("clean-up", "note", f"no pidfd ({error}): an owner's death is noticed through a pipe")
+    return Finding("clean-up", "ok", "pidfd and subreaper: nothing outlives its gateway, also after SIGKILL")
+
+
+def _temporary_files() -> Finding:
+    try:
+        with tempfile.TemporaryDirectory(prefix="ipybox-") as directory:
+            free = os.statvfs(directory)
+            return Finding(
+                "temporary files", "ok", f"{tempfile.gettempdir()}, {free.f_bavail * free.f_frsize // 2**20} MiB free"
+            )
+    except OSError as error:
+        return Finding("temporary files", "fails", f"{tempfile.gettempdir()}: {error}")
+
+
+def _kernel() -> Finding:
+    async def try_one() -> str:
+        async with KernelGateway(port=0, auth_token=True, log_level="ERROR") as gateway:
+            started = time.perf_counter()
+            images = os.path.join(tempfile.gettempdir(), "ipybox-doctor-images")
+            async with KernelClient(
+                gateway.host, gateway.port, auth_token=gateway.auth_token, images_dir=images
+            ) as client:
+                result = await client.execute("print(6 * 7)", timeout=30)
+                return f"a kernel answered {result.text} after {time.perf_counter() - started:.2f} s"
+
+    try:
+        return Finding("kernel", "ok", asyncio.run(try_one()))
+    except (IpyboxError, OSError, ValueError) as error:
+        return Finding("kernel", "fails", str(error))
+
+
+def _sandbox() -> Finding:
+    return Finding("sandbox", "note", "kernels are not sandboxed in this version; sandbox=True is refused")
+
+
+_LOOKS: tuple[Callable[[], Finding], ...] = (_versions, _system, _cleanup, _temporary_files, _kernel, _sandbox)
