@@ -113,6 +113,7 @@ class Gateway(KernelGatewayApp):
             ipybox_settings=self.settings,
             kg_list_kernels=True,
             websocket_max_message_size=MAX_MESSAGE_BYTES,
+            ws_ping_timeout=self.ws_ping_interval * 1000,
         )
 
     def init_http_server(self) -> None:

@@ -18,6 +18,7 @@ from tornado import web
 
 from ipybox.errors import KernelStartError
 from ipybox.exit_status import ExitStatus
+from ipybox.kernel_mgr.black_box import OWN_KERNEL
 from ipybox.kernel_mgr.connection import JournalConnection
 from ipybox.kernel_mgr.hub import KernelHub
 from ipybox.kernel_mgr.provisioner import IpyboxProvisioner
@@ -51,7 +52,7 @@ def own_kernel_spec() -> KernelSpec:
         display_name=f"Python {sys.version_info[0]} (ipybox)",
         language="python",
         resource_dir=str(Path(__file__).parent),
-        metadata=_provisioned({}),
+        metadata=_provisioned({OWN_KERNEL: True}),
     )
 
 
@@ -205,7 +206,7 @@ class GatewayKernels(AsyncMappingKernelManager):
                 kernel.execution_state = "dead"
                 kernel.reason = str(status)
                 self._tell_stock_connections(kernel_id)
-                hub.kernel_exited(status, provisioner.log_tail)
+                hub.kernel_exited(status, provisioner.log_tail, provisioner.last_words)
 
         provisioner.on_exit = on_exit
         if provisioner.exit_status is not None:

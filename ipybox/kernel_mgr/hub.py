@@ -33,6 +33,9 @@ _LAST_WORDS = 0.5
 _MAX_SESSIONS = 256
 _MAX_EXECUTIONS = 10_000
 
+LastWords = Callable[[dict[str, int]], list[tuple[str, str]]]
+"""Given how many characters of each stream were sent, what was printed after them: stream and text."""
+
 
 class Subscriber(Protocol):
     """Somebody who reads the journal as it grows."""
@@ -95,6 +98,8 @@ class KernelHub:
         self._executions: OrderedDict[str, int] = OrderedDict()
         self._requests: OrderedDict[str, None] = OrderedDict()
         self._running: str | None = None
+        self._running_header: dict[str, Any] = {}
+        self._last_streams: dict[str, bytes] = {}
         self._closed = False
 
     # ---- the kernel's side ------------------------------------------------------------------------------------
@@ -105,6 +110,8 @@ class KernelHub:
         self.incarnation += 1
         self.exit_status = None
         self._running = None
+        self._running_header = {}
+        self._last_streams = {}
         self._info = info
         key = info["key"]
         self._session = Session(
@@ -132,9 +139,9 @@ class KernelHub:
         except TimeoutError:
             raise KernelStartError(f"it did not answer within {timeout:g} s") from None
 
-    def kernel_exited(self, status: ExitStatus, log_tail: str) -> None:
-        """The process is gone. What it sent before still comes first."""
-        self._spawn(self._announce_exit(status, log_tail, self.incarnation))
+    def kernel_exited(self, status: ExitStatus, log_tail: str, last_words: LastWords) -> None:
+        """The process is gone. What it sent before still comes first, then what it printed and could not send."""
+        self._spawn(self._announce_exit(status, log_tail, last_words, self.incarnation))
 
     def kernel_restarting(self) -> None:
         """The process is about to be replaced on somebody's request."""
@@ -234,7 +241,7 @@ class KernelHub:
         for session_id, channel, frames in waiting:
             self._send(session_id, channel, frames)
 
-    async def _announce_exit(self, status: ExitStatus, log_tail: str, incarnation: int) -> None:
+    async def _announce_exit(self, status: ExitStatus, log_tail: str, last_words: LastWords, incarnation: int) -> None:
         if self._iopub is not None and incarnation == self.incarnation:
             try:
                 async with asyncio.timeout(_LAST_WORDS):
@@ -247,6 +254,10 @@ class KernelHub:
             while self._iopub_reader.read():
                 pass
         self.exit_status = status
+        for stream, text in last_words(self._sent_characters()):
+            words = wire.request("iopub", "stream", {"name": stream, "text": text}, session=wire.HUB_SESSION)
+            words.parent = self._running_header
+            self._append("iopub", words.parts())
         self._append_status("dead", status)
         self._close_sockets()
         self._waiting.clear()
@@ -262,6 +273,8 @@ class KernelHub:
         number = self._append("iopub", parts)
         if b'"status"' in parts[0]:
             self._note_status(parts, number)
+        elif b'"stream"' in parts[0]:
+            self._last_streams["stderr" if b'"stderr"' in parts[2] else "stdout"] = parts[2]
         if self._lag() > self.journal.capacity // 2 and self._iopub_reader is not None:
             self._iopub_reader.pause()
 
@@ -275,13 +288,24 @@ class KernelHub:
         execution = str(parent.get("msg_id", ""))
         state = str(content.get("execution_state", ""))
         if state == "busy":
-            self._running = execution
+            self._running, self._running_header = execution, parent
             self._executions.setdefault(execution, number)
             while len(self._executions) > _MAX_EXECUTIONS:
                 self._executions.popitem(last=False)
         elif state == "idle" and execution == self._running:
             self._running = None
         self._on_activity(state)
+
+    def _sent_characters(self) -> dict[str, int]:
+        """How many characters of each stream the kernel's messages carried."""
+        sent = {}
+        for metadata in self._last_streams.values():
+            try:
+                ours = wire.unpack(metadata).get(wire.METADATA_KEY) or {}
+                sent[str(ours["stream"])] = int(ours["sent"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        return sent
 
     def _from_request_channel(self, session_id: str, channel: str, frames: list[bytes]) -> None:
         parts = _parts(frames)

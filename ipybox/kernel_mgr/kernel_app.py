@@ -25,10 +25,9 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
+from ipybox.kernel_mgr.flight_recorder import STDIO_FDS, FlightRecorder
 from ipybox.kernel_mgr.kernel_stdio import KernelStream, finish_cell, follow_threads
-
-METADATA_KEY = "ipybox"
-"""Where a request's metadata keeps what is ours."""
+from ipybox.kernel_mgr.wire import METADATA_KEY
 
 
 def pack(message: Any) -> bytes:
@@ -189,11 +188,17 @@ class KernelApp(IPKernelApp):
         super().init_iopub(context)
 
     def init_io(self) -> None:
-        """Redirects output, and lets a crash leave its traceback with the gateway."""
+        """Redirects output, into pipes and memory that outlive a crash when the gateway gave us some."""
+        fds = os.environ.pop(STDIO_FDS, None)
+        if fds is not None:
+            numbers = [int(number) for number in fds.split(",")]
+            for number in numbers:
+                os.set_inheritable(number, False)
+            KernelStream.pipes = {"stdout": (numbers[0], numbers[1]), "stderr": (numbers[2], numbers[3])}
+            KernelStream.log.recorder = FlightRecorder(numbers[4])
+            os.close(numbers[4])
         super().init_io()
-        if isinstance(sys.stderr, KernelStream):
-            # What is written to descriptor 2 in a crash dies in a pipe to ourselves; this is the gateway's.
-            faulthandler.enable(file=sys.stderr._original_stdstream_copy)
+        faulthandler.enable(file=sys.__stderr__)
         follow_threads()
 
     def init_poller(self) -> None:

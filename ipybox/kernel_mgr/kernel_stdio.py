@@ -18,9 +18,12 @@ import select
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from ipykernel.iostream import OutStream
+
+from ipybox.kernel_mgr.flight_recorder import STREAMS, FlightRecorder
+from ipybox.kernel_mgr.wire import METADATA_KEY
 
 # A print is on its way at once when nothing was sent for this long, and after this long otherwise.
 _FLUSH_INTERVAL = 0.02
@@ -48,16 +51,19 @@ class OutputLog:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.owner = os.getpid()
+        self.is_fork = False
         self.segments: list[tuple[KernelStream, dict[str, Any], list[str]]] = []
         self.pending = 0
         self._captures: list[_Capture] = []
         self._poll = select.poll()
+        self.recorder: FlightRecorder | None = None
         self._watcher: threading.Thread | None = None
         os.register_at_fork(before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self._forget)
 
     def append(self, stream: KernelStream, parent: dict[str, Any], text: str) -> None:
         """Adds text; the lock is held."""
+        if self.recorder is not None:
+            self.recorder.note(stream.index, text)
         if self.segments:
             last_stream, last_parent, texts = self.segments[-1]
             if last_stream is stream and (last_parent is parent or last_parent == parent):
@@ -139,6 +145,7 @@ class OutputLog:
 
     def _forget(self) -> None:
         # A forked child has its own copy of what the kernel is about to send, and must not send it again.
+        self.is_fork = True
         self.lock = threading.RLock()
         self.segments = []
         self.pending = 0
@@ -150,12 +157,16 @@ class KernelStream(OutStream):
     flush_timeout = 300
     flush_interval = _FLUSH_INTERVAL
     log = OutputLog()
+    pipes: ClassVar[dict[str, tuple[int, int]]] = {}
+    """Read and write end of a pipe per stream, when the gateway made them, to look into them when we are gone."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, session: Any, pub_thread: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        self.index = STREAMS.index(name)
+        self._sent_characters = 0
         self._sent_at = 0.0
         self._flush_at_once = False
         kwargs["echo"] = None
-        super().__init__(*args, **kwargs)
+        super().__init__(session, pub_thread, name, *args, **kwargs)
 
     @property
     def parent_header(self) -> dict[str, Any]:
@@ -181,7 +192,7 @@ class KernelStream(OutStream):
         if not isinstance(string, str):
             raise TypeError(f"write() argument must be str, not {type(string).__name__}")
         log = self.log
-        if os.getpid() != log.owner:
+        if log.is_fork:
             self._write_in_fork(string)
             return len(string)
         parent = self.parent_header
@@ -209,7 +220,7 @@ class KernelStream(OutStream):
 
     def flush(self) -> None:
         """Sends all that was written so far, also by child processes, and returns when it is on its way."""
-        if os.getpid() != self.log.owner:
+        if self.log.is_fork:
             return
         with self.log.lock:
             self.log.pull()
@@ -233,8 +244,14 @@ class KernelStream(OutStream):
             text = "".join(texts)
             for start in range(0, len(text), _MESSAGE_CHARACTERS):
                 self.session.pid = os.getpid()
-                content = {"name": stream.name, "text": text[start : start + _MESSAGE_CHARACTERS]}
-                message = self.session.msg("stream", content, parent=parent)
+                piece = text[start : start + _MESSAGE_CHARACTERS]
+                stream._sent_characters += len(piece)
+                message = self.session.msg(
+                    "stream",
+                    {"name": stream.name, "text": piece},
+                    parent=parent,
+                    metadata={METADATA_KEY: {"stream": stream.name, "sent": stream._sent_characters}},
+                )
                 self.session.send(self.pub_thread, message, ident=stream.topic)
 
     def _write_in_fork(self, string: str) -> None:
@@ -247,7 +264,7 @@ class KernelStream(OutStream):
             pass
 
     def _setup_stream_redirects(self, name: str) -> None:
-        read, write = os.pipe()
+        read, write = self.pipes.get(name) or os.pipe()
         try:
             fcntl.fcntl(write, getattr(fcntl, "F_SETPIPE_SZ", _F_SETPIPE_SZ), _PIPE_BYTES)
         except OSError:

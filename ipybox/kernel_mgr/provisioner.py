@@ -13,13 +13,14 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
 
 from ipybox.exit_status import ExitStatus
+from ipybox.kernel_mgr.black_box import STDIO_FDS, BlackBox
 from ipybox.kernel_mgr.settings import GatewaySettings
 from ipybox.process import family
 
@@ -45,6 +46,7 @@ class IpyboxProvisioner(LocalProvisioner):
         self._verdict: ExitStatus | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._oom_kills = 0
+        self._box: BlackBox | None = None
 
     @property
     def log_tail(self) -> str:
@@ -70,6 +72,10 @@ class IpyboxProvisioner(LocalProvisioner):
         self._gone = asyncio.Event()
         self._log.clear()
         self._oom_kills = _oom_kills()
+        self._discard_box()
+        box = self._box = BlackBox() if BlackBox.is_for(self.kernel_spec) else None
+        if box is not None:
+            env[STDIO_FDS] = box.inherited
         read, write = os.pipe()
         try:
             self.process = subprocess.Popen(
@@ -80,12 +86,16 @@ class IpyboxProvisioner(LocalProvisioner):
                 env=env,
                 cwd=kwargs.get("cwd"),
                 start_new_session=True,
+                pass_fds=box.pass_fds if box is not None else (),
             )
         except BaseException:
             os.close(read)
+            self._discard_box()
             raise
         finally:
             os.close(write)
+            if box is not None:
+                box.close_write_ends()
         self.pid = self.pgid = self.process.pid
         self._watch(read)
         return self.connection_info
@@ -143,8 +153,17 @@ class IpyboxProvisioner(LocalProvisioner):
     async def cleanup(self, restart: bool = False) -> None:
         """Nothing is kept between kernels."""
         await super().cleanup(restart)
+        self._discard_box()
         if self._log_fd is not None and self._gone.is_set():
             self._close_log()
+
+    def last_words(self, sent: Mapping[str, int]) -> list[tuple[str, str]]:
+        """What a dead process had printed and no message carried: stream and text, in order.
+
+        Args:
+            sent: How many characters of each stream were carried.
+        """
+        return self._box.recover(sent) if self._box is not None else []
 
     def condemn(self, status: ExitStatus) -> None:
         """Kills the process for a reason that its exit status could not tell."""
@@ -174,6 +193,11 @@ class IpyboxProvisioner(LocalProvisioner):
         settings = self._settings
         if settings is not None and settings.memory_limit is not None:
             self._spawn(self._enforce_memory(process.pid, settings.memory_limit))
+
+    def _discard_box(self) -> None:
+        if self._box is not None:
+            self._box.close()
+            self._box = None
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
