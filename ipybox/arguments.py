@@ -42,7 +42,7 @@ def size(name: str, value: Any, minimum: int) -> int:
     return value
 
 
-def environment(name: str, env: Mapping[str, str] | None) -> dict[str, str]:
+def environment(name: str, env: Mapping[Any, Any] | None) -> dict[str, str]:
     """A copy of an environment in which everything is text that an environment can hold.
 
     Raises ``TypeError`` and ``ValueError`` that name the argument ``name``.

@@ -59,9 +59,9 @@ def _versions() -> Finding:
 
 def _system() -> Finding:
     detail = f"{platform.system()} {platform.release()} {platform.machine()}"
-    if sys.platform.startswith("linux"):
+    if platform.system() == "Linux":
         return Finding("system", "ok", detail)
-    if sys.platform == "darwin":
+    if platform.system() == "Darwin":
         return Finding("system", "note", f"{detail}: supported, but the project's machines have no Mac to test it on")
     return Finding("system", "fails", f"{detail}: only Linux and macOS are supported")
 

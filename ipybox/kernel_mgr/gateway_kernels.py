@@ -104,7 +104,7 @@ class GatewayKernelManager(AsyncIOLoopKernelManager):
     shutdown_kernel = _async_shutdown_kernel
 
     def _long_id(self) -> str:
-        return os.path.splitext(os.path.basename(self.connection_file))[0].removeprefix("kernel-")
+        return str(os.path.splitext(os.path.basename(self.connection_file))[0].removeprefix("kernel-"))
 
 
 class GatewayKernels(AsyncMappingKernelManager):

@@ -23,7 +23,7 @@ class _Segment:
         self.first = first
         self.ends = array("Q")
         self.size = 0
-        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)
+        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - closed by close()
 
     def append(self, record: bytes) -> None:
         written = 0

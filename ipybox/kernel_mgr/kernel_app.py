@@ -198,7 +198,7 @@ class KernelApp(IPKernelApp):
             KernelStream.log.recorder = FlightRecorder(numbers[4])
             os.close(numbers[4])
         super().init_io()
-        faulthandler.enable(file=sys.__stderr__)
+        faulthandler.enable(file=2)
         follow_threads()
 
     def init_poller(self) -> None:

@@ -36,6 +36,7 @@ class IpyboxProvisioner(LocalProvisioner):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.process: subprocess.Popen[bytes] | None = None
         self.on_exit: Callable[[ExitStatus], None] | None = None
         self.exit_status: ExitStatus | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -78,7 +79,7 @@ class IpyboxProvisioner(LocalProvisioner):
             env[STDIO_FDS] = box.inherited
         read, write = os.pipe()
         try:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - a fork, not a wait
                 cmd,
                 stdin=subprocess.DEVNULL,
                 stdout=write,

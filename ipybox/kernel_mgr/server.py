@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -171,21 +171,16 @@ class KernelGateway:
                 "this version of ipybox has no kernel sandbox yet",
                 ["use sandbox=False for trusted code only"],
             )
-        cancelled = False
-
-        def is_cancelled() -> bool:
-            return cancelled
-
-        work = _in_thread(lambda: self._start(is_cancelled))
+        cancelled = Event()
+        work = _in_thread(lambda: self._start(cancelled))
         try:
             await asyncio.shield(asyncio.wrap_future(work))
         except asyncio.CancelledError:
-            cancelled = True
-            child = self._child
-            if child is not None:
-                await _finish(_in_thread(lambda: child.stop(self.stop_timeout)))
-            await _finish(work)
-            await self.stop()
+            cancelled.set()
+            try:
+                await _finish(work)
+            finally:
+                await self.stop()
             raise
 
     async def stop(self) -> None:
@@ -210,7 +205,7 @@ class KernelGateway:
 
     # ---- what follows blocks and runs in a thread -----------------------------------------------------------------
 
-    def _start(self, is_cancelled: Callable[[], bool]) -> None:
+    def _start(self, cancelled: Event) -> None:
         listeners = self._listen()
         settings_fd = ready_read = ready_write = -1
         try:
@@ -231,7 +226,7 @@ class KernelGateway:
             ready_write = -1
             for listener in listeners:
                 listener.close()
-            self._wait_ready(ready_read, is_cancelled)
+            self._wait_ready(ready_read, cancelled)
         except BaseException:
             self._stop()
             raise
@@ -287,10 +282,10 @@ class KernelGateway:
         env.update(self.env)
         return env
 
-    def _wait_ready(self, fd: int, is_cancelled: Callable[[], bool]) -> None:
+    def _wait_ready(self, fd: int, cancelled: Event) -> None:
         assert self._child is not None
         deadline = time.monotonic() + self.start_timeout
-        while not is_cancelled():
+        while not cancelled.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GatewayStartError(f"it did not answer within {self.start_timeout:g} s", self._child.last_lines())
@@ -313,7 +308,8 @@ class KernelGateway:
     def _log_line(self, line: str) -> None:
         log.debug("%s", line)
         if self.log_to_stderr:
-            print(line, file=sys.stderr, flush=True)
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
 
 
 def _directory(name: str, value: Path | str | None) -> Path:
@@ -421,6 +417,11 @@ async def serve(gateway: KernelGateway, announce: Callable[[KernelGateway], None
             waiter.cancel()
 
 
+def _announce(gateway: KernelGateway) -> None:
+    sys.stdout.write(f"gateway at {gateway.url}\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     """``python -m ipybox.kernel_mgr.server``: a gateway in the foreground."""
     parser = argparse.ArgumentParser(prog="python -m ipybox.kernel_mgr.server", description=main.__doc__)
@@ -430,7 +431,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         gateway = KernelGateway(host=options.host, port=options.port, log_level=options.log_level, log_to_stderr=True)
-        asyncio.run(serve(gateway, lambda ready: print(f"gateway at {ready.url}", flush=True)))
+        asyncio.run(serve(gateway, _announce))
     except (ValueError, IpyboxError) as error:
         sys.exit(f"error: {error}")
 

@@ -29,7 +29,7 @@ class ZmqReader:
         self._socket = socket
         self._on_message = on_message
         self._loop = loop
-        self._fd = socket.getsockopt(zmq.FD)
+        self._fd = int(socket.getsockopt(zmq.FD))
         self._paused = False
         self._closed = False
         self._scheduled: asyncio.Handle | None = None

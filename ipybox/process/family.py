@@ -23,9 +23,9 @@ def members(session_id: int, marker: str) -> Iterator[psutil.Process]:
     needle = f"{MARKER}={marker}".encode()
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == session_id or _is_marked(process, marker, needle):
-                if process.status() != psutil.STATUS_ZOMBIE:
-                    yield process
+            is_member = os.getsid(process.pid) == session_id or _is_marked(process, marker, needle)
+            if is_member and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
         except (psutil.Error, OSError):
             continue
 

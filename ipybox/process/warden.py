@@ -76,7 +76,7 @@ def _signal_all(pids: Iterable[int], signum: int) -> None:
 
 def _reap() -> dict[int, int]:
     """Collects every child that has ended: pid to wait status."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -160,8 +160,7 @@ def main(arguments: list[str]) -> int:
         os._exit(127)
 
     # Only the owner and the command may hold what we inherited for the command.
-    for fd in os.listdir("/proc/self/fd" if _LINUX else "/dev/fd"):
-        number = int(fd)
+    for number in map(int, os.listdir("/proc/self/fd" if _LINUX else "/dev/fd")):
         if number > 2 and number not in (owner_fd, wakeup_read, wakeup_write):
             try:
                 os.close(number)
