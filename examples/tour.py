@@ -17,9 +17,7 @@ def title(text: str) -> None:
 
 async def main() -> None:
     async with KernelGateway(port=0, auth_token=True, log_level="WARNING") as gateway:
-        async with KernelClient(
-            gateway.host, gateway.port, auth_token=gateway.auth_token, images_dir=IMAGES
-        ) as client:
+        async with KernelClient(gateway.host, gateway.port, auth_token=gateway.auth_token, images_dir=IMAGES) as client:
             title("output is streamed while the code runs")
             code = "import time\nfor step in range(3):\n    print('step', step)\n    time.sleep(0.3)\n'done'"
             async for item in client.stream(code):

@@ -133,9 +133,12 @@ class KernelChannel:
     def _receive(self, data: str | bytes) -> None:
         if isinstance(data, str):
             raise ValueError("a text frame where only binary ones are sent")
-        message = wire.decode(data)
-        assert message.sequence is not None
-        self.cursor = message.sequence + 1
+        self.cursor = wire.sequence_of(data) + 1
+        try:
+            message = wire.decode(data)
+        except ValueError as error:  # kernel code can send what it likes; asking again would bring the same
+            log.warning("kernel %s sent something that is no Jupyter message: %s", self._kernel_id, error)
+            return
         if self._outstanding and message.parent_id:
             self._outstanding.pop(message.parent_id, None)
             if message.type == "execute_reply":

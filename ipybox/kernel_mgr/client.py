@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from uuid import uuid4
 
 from ipybox import arguments
@@ -41,6 +42,9 @@ __all__ = [
     "ExecutionResult",
     "KernelClient",
 ]
+
+OWN_KERNEL = "ipybox"
+"""Name of the kernelspec that knows per-execution options."""
 
 log = logging.getLogger("ipybox.client")
 
@@ -115,7 +119,10 @@ class KernelClient:
         self._late = LateOutput()
         self._death: ExitStatus | None = None
         self._unreported: ExitStatus | None = None
+        self._incarnation = 0
+        self._spec = ""
         self._restarting = False
+        self._while_restarting: list[Message] = []
 
     # ---- lifetime ---------------------------------------------------------------------------------------------
 
@@ -155,8 +162,10 @@ class KernelClient:
 
     async def disconnect(self) -> None:
         """Ends the kernel, unless it was joined or is to be kept, and closes the connection."""
-        for task in [*self._stops.values(), *self._tasks]:
+        tasks: list[asyncio.Task[Any]] = [*self._stops.values(), *self._tasks]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         channel, self._channel = self._channel, None
         api, self._api = self._api, None
         kernel_id, self._kernel_id = self._kernel_id, None
@@ -300,8 +309,6 @@ class KernelClient:
         if timeout is not None:
             timeout = arguments.seconds("timeout", timeout)
         options = options_of(env=env, cwd=cwd, file_name=file_name, argv=argv)
-        if options and self._kernel_name is not None:
-            raise ValueError(f"env, cwd, file_name and argv need ipybox's own kernel, not {self._kernel_name!r}")
         limit = output_limit if output_limit is not None else self.output_limit
         ask = on_input if on_input is not None else self.on_input
         execution_id = uuid4().hex
@@ -375,14 +382,22 @@ class KernelClient:
             await self._make_usable()
             if self._channel is None or execution.message is None:
                 raise RuntimeError("not connected to a kernel")
+            if execution.message.metadata and self._spec != OWN_KERNEL:
+                raise ValueError(f"env, cwd, file_name and argv need ipybox's own kernel, and this is {self._spec!r}")
             execution.message.header["session"] = self._session_id
-            self._executions[execution.id] = execution
-            await self._channel.send(execution.message)
-        except BaseException as error:
-            self._executions.pop(execution.id, None)
+        except BaseException:
             self._turn.release()
-            if isinstance(error, ConnectionError):
-                raise ConnectionLostError(str(error), execution.id, self.cursor) from error
+            raise
+        self._executions[execution.id] = execution
+        sending = asyncio.ensure_future(self._channel.send(execution.message))
+        try:
+            await asyncio.shield(sending)
+        except ConnectionError as error:
+            self._forget(execution)
+            raise ConnectionLostError(str(error), execution.id, self.cursor) from error
+        except BaseException:
+            # Cancelled while the request was on its way: it will run, so it has to be stopped.
+            self._keep(self._end_later(execution, sending))
             raise
 
     async def answer(self, execution: Execution, text: str) -> None:
@@ -414,9 +429,7 @@ class KernelClient:
         if (stopping is None or stopping.done()) and execution.over.is_set():
             self._forget(execution)
             return
-        task = asyncio.create_task(self._end_later(execution))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(self._end_later(execution))
 
     # ---- inside -----------------------------------------------------------------------------------------------
 
@@ -450,8 +463,15 @@ class KernelClient:
         self._session_id = uuid4().hex
         if self._joined is not None:
             self._kernel_id = self._joined
+            try:
+                model = await api.kernel(self._joined)
+            except KernelNotFoundError:
+                raise KernelStartError(f"the gateway has no kernel {self._joined}") from None
         else:
-            self._kernel_id = await api.create_kernel(self._kernel_name)
+            model = await api.create_kernel(self._kernel_name)
+            self._kernel_id = str(model["id"])
+        self._incarnation = int(model.get("incarnation", 0))
+        self._spec = str(model.get("name", ""))
         await self._open_channel(None)
         self._death = self._unreported = None
 
@@ -518,7 +538,8 @@ class KernelClient:
     async def _revive(self) -> None:
         self._restarting = True
         try:
-            await self._connected_api().restart(self.kernel_id)
+            model = await self._connected_api().restart(self.kernel_id)
+            self._incarnation = int(model.get("incarnation", 0))
         except KernelNotFoundError:
             if self._joined is not None:
                 raise KernelStartError(f"the gateway has no kernel {self._joined} any more") from None
@@ -528,6 +549,10 @@ class KernelClient:
         finally:
             self._restarting = False
         self._death = self._unreported = None
+        # What was said meanwhile about the new process counts; the rest was about the one that we replaced.
+        meanwhile, self._while_restarting = self._while_restarting, []
+        for message in meanwhile:
+            self._on_kernel_status(message)
 
     async def _bring_to_rest(self, execution: Execution) -> bool:
         api = self._connected_api()
@@ -547,15 +572,22 @@ class KernelClient:
         execution.over.set()
         return False
 
-    async def _end_later(self, execution: Execution) -> None:
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_later(self, execution: Execution, sending: asyncio.Future[None] | None = None) -> None:
         try:
+            if sending is not None:
+                await sending
             preserved = await self.stop(execution)
             if not preserved and not execution.told_of_loss:
                 # The caller went away before this, so the next one hears of it.
                 self._unreported = self._unreported or ExitStatus(
                     "restarted", detail="abandoned code ignored its interrupt"
                 )
-        except IpyboxError as error:
+        except (IpyboxError, ConnectionError) as error:
             log.debug("kernel %s could not be brought to rest: %s", self._kernel_id, error)
         finally:
             self._forget(execution)
@@ -581,8 +613,11 @@ class KernelClient:
 
     def _on_kernel_status(self, message: Message) -> None:
         if self._restarting:
-            return  # our own doing; the answer to our request tells its end
+            self._while_restarting.append(message)
+            return
         ours = message.metadata.get(wire.METADATA_KEY) or {}
+        if int(ours.get("incarnation", self._incarnation)) < self._incarnation:
+            return  # about a process that we had replaced
         status = ExitStatus.from_dict(ours.get("exit") or {})
         if message.content.get("execution_state") == "dead":
             self._death = status

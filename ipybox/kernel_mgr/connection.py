@@ -111,7 +111,7 @@ class JournalConnection(ZMQChannelsWebsocketConnection):
     def _send_next(self, hub: KernelHub) -> None:
         try:
             framed = hub.read(self.cursor)
-        except KeyError:
+        except (KeyError, OSError):
             first = max(hub.journal.first, self.cursor + 1)
             lost = first - self.cursor
             gap = wire.request("iopub", wire.GAP, {"lost": lost}, session=wire.HUB_SESSION)

@@ -13,6 +13,7 @@ from ipybox.errors import (
     ExecutionError,
     ExecutionTimeoutError,
     ImageWriteError,
+    IpyboxError,
     KernelDiedError,
     OutputLostError,
 )
@@ -26,7 +27,7 @@ from ipybox.outputs import DisplayOutput, Event, ExecutionResult, InputRequest
 InputCallback = Callable[[str, bool], str | Awaitable[str]]
 """Answers ``input(prompt)``; the flag says that it is a password. May be a coroutine function."""
 
-_REPLY_PATIENCE = 5.0
+_REPLY_PATIENCE = 10.0
 """Seconds between a kernel's "idle" and its reply, or the other way round, before one of them counts as missing."""
 _EXIT_PATIENCE = 3.0
 """Seconds for a kernel to end after ``exit()``."""
@@ -218,7 +219,13 @@ class Execution:
         loop = asyncio.get_running_loop()
         if self._deadline is not None and loop.time() >= self._deadline:
             assert self.timeout is not None
-            preserved = await self._owner.stop(self)
+            try:
+                preserved = await self._owner.stop(self)
+            except IpyboxError as error:  # the gateway is gone as well
+                await self._take_what_is_there()
+                cursor = self._owner.cursor
+                self._end()
+                raise ConnectionLostError(str(error), self.id, cursor, self.state.result()) from error
             await self._take_what_is_there()
             self.told_of_loss = True
             self._end()

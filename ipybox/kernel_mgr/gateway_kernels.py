@@ -171,6 +171,14 @@ class GatewayKernels(AsyncMappingKernelManager):
             raise web.HTTPError(503, str(error)) from error
         kernel.execution_state = "idle"
 
+    def kernel_model(self, kernel_id: str) -> dict[str, Any]:
+        """A kernel as the REST interface shows it."""
+        model: dict[str, Any] = super().kernel_model(kernel_id)
+        hub = self.hubs.get(kernel_id)
+        if hub is not None:
+            model["incarnation"] = hub.incarnation
+        return model
+
     async def interrupt_kernel(self, kernel_id: str) -> None:
         """Interrupts what the kernel runs; harmless for one that runs nothing or is dead."""
         self._check_kernel_id(kernel_id)

@@ -30,6 +30,8 @@ _REQUEST_CHANNELS = ("shell", "control", "stdin")
 _NUDGE_INTERVAL = 0.5
 _LAST_WORDS = 0.5
 """Seconds to wait for what a dead kernel still has on its way, when the connection does not say that it ended."""
+_RECEIVE_AHEAD = 1_000
+"""Messages that ZMQ takes from the kernel before we look at them."""
 _MAX_SESSIONS = 256
 _MAX_EXECUTIONS = 10_000
 
@@ -123,6 +125,8 @@ class KernelHub:
         self._heard_reply = asyncio.Event()
         self._iopub_ended = asyncio.Event()
         socket = self._context.socket(zmq.SUB)
+        # When we pause, ZMQ must stop taking as well: it is the kernel that keeps its output then, without a limit.
+        socket.setsockopt(zmq.RCVHWM, _RECEIVE_AHEAD)
         self._iopub = socket
         self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         socket.subscribe(b"")
@@ -251,6 +255,7 @@ class KernelHub:
         if self._closed or incarnation != self.incarnation:
             return
         if self._iopub_reader is not None:
+            self._iopub_reader.resume()
             while self._iopub_reader.read():
                 pass
         self.exit_status = status

@@ -42,11 +42,10 @@ class GatewayApi:
         what = f" ({server})" if server else ""
         raise GatewayConnectionError(self.address, f"the server there{what} is not an ipybox gateway")
 
-    async def create_kernel(self, name: str | None) -> str:
-        """Starts a kernel and returns its id."""
+    async def create_kernel(self, name: str | None) -> dict[str, Any]:
+        """Starts a kernel and returns its model."""
         body = {} if name is None else {"name": name}
-        model = await self._json("POST", "/api/kernels", body)
-        return str(model["id"])
+        return await self._json("POST", "/api/kernels", body)
 
     async def kernel(self, kernel_id: str) -> dict[str, Any]:
         """A kernel's model. Raises KernelNotFoundError."""
@@ -63,9 +62,9 @@ class GatewayApi:
         """Interrupts a kernel."""
         await self._json("POST", f"/api/kernels/{kernel_id}/interrupt", {})
 
-    async def restart(self, kernel_id: str) -> None:
-        """Replaces a kernel's process; returns when the new one answers."""
-        await self._json("POST", f"/api/kernels/{kernel_id}/restart", {})
+    async def restart(self, kernel_id: str) -> dict[str, Any]:
+        """Replaces a kernel's process; returns the kernel's model when the new one answers."""
+        return await self._json("POST", f"/api/kernels/{kernel_id}/restart", {})
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -131,10 +131,16 @@ def numbered(sequence: int, framed: bytes) -> bytes:
     return sequence.to_bytes(_WORD, "little") + framed
 
 
+def sequence_of(data: bytes) -> int:
+    """The journal number in front of a frame. Raises ``ValueError`` when there is none."""
+    if len(data) < _WORD:
+        raise ValueError("too short for a journal number")
+    return int.from_bytes(data[:_WORD], "little")
+
+
 def decode(data: bytes) -> Message:
     """Reads what a gateway sent in our subprotocol. Raises ``ValueError`` for anything else."""
-    view = memoryview(data)
-    sequence = int.from_bytes(view[:_WORD], "little")
-    channel, parts = unframe(view[_WORD:])
+    sequence = sequence_of(data)
+    channel, parts = unframe(memoryview(data)[_WORD:])
     header, parent, metadata, content = (unpack(part) for part in parts[:4])
     return Message(channel, header, parent, metadata, content, [bytes(part) for part in parts[4:]], sequence)
