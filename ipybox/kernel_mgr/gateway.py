@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Awaitable
 from typing import Any
 
@@ -174,10 +173,3 @@ def _jupyter_environment(settings: GatewaySettings) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": settings.run_dir,
         "JUPYTER_CONFIG_DIR": os.path.join(settings.run_dir, "config"),
     }
-
-
-if __name__ == "__main__":
-    # As `__main__` this module would be a second copy of the one that the application imports by name.
-    from ipybox.kernel_mgr import gateway as _gateway
-
-    _gateway.main(sys.argv[1:])

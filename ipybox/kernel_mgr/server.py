@@ -215,7 +215,7 @@ class KernelGateway:
             settings_fd = self._settings_file(listeners, ready_write)
             fds = [settings_fd, ready_write, *(listener.fileno() for listener in listeners)]
             self._child = ChildProcess(
-                [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway", str(settings_fd)],
+                [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway_process", str(settings_fd)],
                 env=_gateway_env(),
                 pass_fds=fds,
                 remove=self._run_dir,
