@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,24 +12,16 @@ from typing import Any
 from uuid import uuid4
 
 from ipybox import arguments
-from ipybox.errors import (
-    ConnectionLostError,
-    ExecutionError,
-    GatewayConnectionError,
-    IpyboxError,
-    KernelDiedError,
-    KernelStartError,
-)
+from ipybox.errors import ConnectionLostError, ExecutionError, IpyboxError
 from ipybox.exit_status import ExitStatus
 from ipybox.kernel_mgr import wire
 from ipybox.kernel_mgr.attachment import Attachment
-from ipybox.kernel_mgr.channel import KernelChannel
 from ipybox.kernel_mgr.execution import Execution, InputCallback
 from ipybox.kernel_mgr.execution_state import ExecutionState
 from ipybox.kernel_mgr.images import ImageWriter
+from ipybox.kernel_mgr.kernel_link import KernelLink, LinkSettings
 from ipybox.kernel_mgr.late_output import LateOutput
 from ipybox.kernel_mgr.options import checked as options_of
-from ipybox.kernel_mgr.rest import GatewayApi, KernelNotFoundError
 from ipybox.kernel_mgr.wire import Message
 from ipybox.output_limit import OutputLimit
 from ipybox.outputs import DisplayOutput, ExecutionResult, StreamOutput
@@ -98,45 +89,38 @@ class KernelClient:
         self.images_dir = _images_dir(images_dir)
         self.on_input = on_input
         self.output_limit = output_limit
-        self.keep_kernel = keep_kernel
-        self.connect_timeout = arguments.seconds("connect_timeout", connect_timeout)
         self.interrupt_grace = arguments.seconds("interrupt_grace", interrupt_grace)
-        self.ping_interval = arguments.seconds("ping_interval", ping_interval)
-        self.reconnect_timeout = arguments.seconds("reconnect_timeout", reconnect_timeout)
-        self._kernel_name = kernel_name
-        self._joined = kernel_id
-        self._auth_token = auth_token
-        self._kernel_id: str | None = None
-        self._session_id = ""
-        self._api: GatewayApi | None = None
-        self._channel: KernelChannel | None = None
+        self._settings = LinkSettings(
+            host=self.host,
+            port=self.port,
+            auth_token=auth_token,
+            kernel_id=kernel_id,
+            kernel_name=kernel_name,
+            keep_kernel=keep_kernel,
+            connect_timeout=arguments.seconds("connect_timeout", connect_timeout),
+            ping_interval=arguments.seconds("ping_interval", ping_interval),
+            reconnect_timeout=arguments.seconds("reconnect_timeout", reconnect_timeout),
+        )
+        self._link: KernelLink | None = None
         self._images = ImageWriter(self.images_dir)
         self._turn = asyncio.Lock()
         self._interrupting = asyncio.Lock()
-        self._executions: OrderedDict[str, Execution] = OrderedDict()
+        self._executions: dict[str, Execution] = {}
         self._stops: dict[str, asyncio.Task[bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._late = LateOutput()
-        self._death: ExitStatus | None = None
-        self._unreported: ExitStatus | None = None
-        self._incarnation = 0
-        self._spec = ""
-        self._restarting = False
-        self._while_restarting: list[Message] = []
 
     # ---- lifetime ---------------------------------------------------------------------------------------------
 
     @property
     def kernel_id(self) -> str:
         """Id of the kernel. Raises ``RuntimeError`` when not connected."""
-        if self._kernel_id is None:
-            raise RuntimeError("not connected to a kernel; use 'async with KernelClient(...)' or connect()")
-        return self._kernel_id
+        return self._connected().kernel_id
 
     @property
     def is_connected(self) -> bool:
         """Whether :meth:`connect` was called and :meth:`disconnect` was not yet."""
-        return self._kernel_id is not None
+        return self._link is not None
 
     async def connect(self) -> None:
         """Starts a kernel, or joins the one that was named, and returns when it answers.
@@ -145,56 +129,51 @@ class KernelClient:
             GatewayConnectionError: Nothing usable answers at the address, or the token is wrong.
             KernelStartError: The kernel did not come up, or the one to join does not exist.
         """
-        if self._kernel_id is not None:
-            raise RuntimeError(f"already connected to kernel {self._kernel_id}")
-        self._prepare_images()
-        self._api = GatewayApi(self.host, self.port, self._auth_token, self.connect_timeout)
+        if self._link is not None:
+            raise RuntimeError(f"already connected to kernel {self._link.kernel_id}")
+        self._images = ImageWriter(self.images_dir)
         try:
-            async with asyncio.timeout(self.connect_timeout) as limit:
-                await self._api.check()
-                await self._acquire_kernel()
-        except BaseException as error:
-            await self._give_up_connecting()
-            if isinstance(error, TimeoutError) and limit.expired():
-                reason = f"no kernel answered within {self.connect_timeout:g} s"
-                raise GatewayConnectionError(self._address, reason) from error
+            self._images.directory.open()
+        except OSError as error:
+            raise ValueError(f"images_dir can't be used: {error}") from error
+        link = KernelLink(self._settings, self._on_message, self._on_death, self._on_lost)
+        try:
+            await link.open()
+        except BaseException:
+            self._images.close()
             raise
+        self._link = link
 
     async def disconnect(self) -> None:
         """Ends the kernel, unless it was joined or is to be kept, and closes the connection."""
+        link, self._link = self._link, None
+        for execution in list(self._executions.values()):
+            execution.deliver(ConnectionError("the client disconnected"))
         tasks: list[asyncio.Task[Any]] = [*self._stops.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        channel, self._channel = self._channel, None
-        api, self._api = self._api, None
-        kernel_id, self._kernel_id = self._kernel_id, None
-        for execution in list(self._executions.values()):
-            execution.deliver(ConnectionError("the client disconnected"))
-        self._executions.clear()
         try:
-            if channel is not None:
-                await channel.close()
-            if api is not None and kernel_id is not None and self._owns_kernel:
-                await api.delete_kernel(kernel_id)
-        except GatewayConnectionError as error:
-            log.debug("kernel %s was not ended: %s", kernel_id, error)  # its gateway is gone, and it with it
+            if link is not None:
+                await link.close()
         finally:
-            if api is not None:
-                await api.close()
             self._images.close()
 
     async def reset(self) -> None:
-        """Replaces the kernel by a fresh one with the same id. Code that runs is ended."""
-        async with self._turn:
-            await self._revive()
+        """Replaces the kernel by a fresh one with the same id. Code that runs is ended with a KernelDiedError."""
+        link = self._connected()
+        async with self._interrupting:
+            for execution in list(self._executions.values()):
+                execution.deliver(ExitStatus("restarted", detail="reset() was called"))
+            await link.replace()
 
     async def interrupt(self) -> None:
         """Interrupts what is running: it raises ``KeyboardInterrupt`` in the kernel. Without a running execution,
         nothing happens."""
+        link = self._connected()
         async with self._interrupting:
             if self._executions:
-                await self._connected_api().interrupt(self.kernel_id)
+                await link.interrupt()
 
     async def __aenter__(self) -> KernelClient:
         await self.connect()
@@ -324,7 +303,7 @@ class KernelClient:
             "shell",
             "execute_request",
             content,
-            session=self._session_id,
+            session="",
             message_id=execution_id,
             metadata={wire.METADATA_KEY: options} if options else {},
         )
@@ -343,16 +322,17 @@ class KernelClient:
             OutputLostError: At the end, when some of it had left the journal.
         """
         state = ExecutionState(execution_id, output_limit, self._spill_directory(output_limit))
+        link = self._connected()
         return Attachment(
-            self._address,
-            self._connected_api().headers,
-            self.kernel_id,
+            link.api.address,
+            link.api.headers,
+            link.kernel_id,
             state,
             self._images,
             cursor=after,
-            ping_interval=self.ping_interval,
-            open_timeout=self.connect_timeout,
-            reconnect_timeout=self.reconnect_timeout,
+            ping_interval=self._settings.ping_interval,
+            open_timeout=self._settings.connect_timeout,
+            reconnect_timeout=self._settings.reconnect_timeout,
         )
 
     def late_output(self, execution_id: str | None = None) -> str:
@@ -370,26 +350,26 @@ class KernelClient:
     @property
     def cursor(self) -> int | None:
         """Number of the next message in the kernel's journal."""
-        return self._channel.cursor if self._channel is not None else None
+        return self._link.cursor if self._link is not None else None
 
     async def begin(self, execution: Execution) -> None:
         """Waits for an execution's turn and sends its request."""
-        self.kernel_id  # noqa: B018 - raises when not connected
         await self._turn.acquire()
         try:
+            link = self._connected()
             async with self._interrupting:
                 pass  # an interrupt on its way is meant for what ran before
-            await self._make_usable()
-            if self._channel is None or execution.message is None:
-                raise RuntimeError("not connected to a kernel")
-            if execution.message.metadata and self._spec != OWN_KERNEL:
-                raise ValueError(f"env, cwd, file_name and argv need ipybox's own kernel, and this is {self._spec!r}")
-            execution.message.header["session"] = self._session_id
+            await link.make_usable()
+            assert execution.message is not None
+            if execution.message.metadata and link.kernel_name != OWN_KERNEL:
+                name = link.kernel_name
+                raise ValueError(f"env, cwd, file_name and argv need ipybox's own kernel, and this is {name!r}")
+            execution.message.header["session"] = link.session_id
         except BaseException:
             self._turn.release()
             raise
         self._executions[execution.id] = execution
-        sending = asyncio.ensure_future(self._channel.send(execution.message))
+        sending = asyncio.ensure_future(link.send(execution.message))
         try:
             await asyncio.shield(sending)
         except ConnectionError as error:
@@ -402,17 +382,17 @@ class KernelClient:
 
     async def answer(self, execution: Execution, text: str) -> None:
         """Sends the answer to a question of the code."""
-        if self._channel is None or execution.message is None:
+        if self._link is None or execution.message is None:
             return
         reply = wire.request(
             "stdin",
             "input_reply",
             {"value": text, "status": "ok"},
-            session=self._session_id,
+            session=self._link.session_id,
             parent=execution.message.header,
         )
         try:
-            await self._channel.send(reply)
+            await self._link.send(reply)
         except ConnectionError as error:
             log.debug("answer not sent: %s", error)  # the execution hears of the lost connection as well
 
@@ -433,142 +413,31 @@ class KernelClient:
 
     # ---- inside -----------------------------------------------------------------------------------------------
 
-    @property
-    def _address(self) -> str:
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
-
-    @property
-    def _owns_kernel(self) -> bool:
-        return self._joined is None and not self.keep_kernel
-
-    def _connected_api(self) -> GatewayApi:
-        if self._api is None:
+    def _connected(self) -> KernelLink:
+        if self._link is None:
             raise RuntimeError("not connected to a kernel; use 'async with KernelClient(...)' or connect()")
-        return self._api
-
-    def _prepare_images(self) -> None:
-        self._images = ImageWriter(self.images_dir)
-        try:
-            self._images.directory.open()
-        except OSError as error:
-            raise ValueError(f"images_dir can't be used: {error}") from error
+        return self._link
 
     def _spill_directory(self, limit: OutputLimit | None) -> PinnedDirectory | None:
         if limit is None:
             return None
         return self._images.directory if limit.directory is None else PinnedDirectory(limit.directory)
 
-    async def _acquire_kernel(self) -> None:
-        api = self._connected_api()
-        self._session_id = uuid4().hex
-        if self._joined is not None:
-            self._kernel_id = self._joined
-            try:
-                model = await api.kernel(self._joined)
-            except KernelNotFoundError:
-                raise KernelStartError(f"the gateway has no kernel {self._joined}") from None
-        else:
-            model = await api.create_kernel(self._kernel_name)
-            self._kernel_id = str(model["id"])
-        self._incarnation = int(model.get("incarnation", 0))
-        self._spec = str(model.get("name", ""))
-        await self._open_channel(None)
-        self._death = self._unreported = None
-
-    async def _open_channel(self, cursor: int | None) -> None:
-        channel = KernelChannel(
-            self._address,
-            self._connected_api().headers,
-            self.kernel_id,
-            self._session_id,
-            self._on_message,
-            self._on_lost,
-            cursor=cursor,
-            ping_interval=self.ping_interval,
-            open_timeout=self.connect_timeout,
-            reconnect_timeout=self.reconnect_timeout,
-        )
-        try:
-            await channel.open()
-        except KernelNotFoundError as error:
-            raise KernelStartError(f"the gateway has no kernel {self.kernel_id}") from error
-        self._channel = channel
-
-    async def _give_up_connecting(self) -> None:
-        api, kernel_id = self._api, self._kernel_id
-        self._api = self._kernel_id = None
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
-        if api is not None:
-            try:
-                if kernel_id is not None and self._owns_kernel:
-                    await api.delete_kernel(kernel_id)
-            except IpyboxError as error:
-                log.debug("kernel %s was not ended: %s", kernel_id, error)
-            finally:
-                await api.close()
-        self._images.close()
-
-    async def _make_usable(self) -> None:
-        """A live connection to a live kernel; a death that nobody was told of is told now."""
-        if self._unreported is not None:
-            status, self._unreported = self._unreported, None
-            raise KernelDiedError(status, during_execution=False)
-        if self._channel is not None and self._channel.is_lost:
-            await self._connect_again()
-        if self._death is not None:
-            await self._revive()
-
-    async def _connect_again(self) -> None:
-        assert self._channel is not None
-        cursor = self._channel.cursor
-        await self._channel.close()
-        try:
-            await self._open_channel(cursor)
-        except KernelStartError:
-            # The gateway lives and does not know our kernel: it is another gateway by now.
-            await self._connected_api().check()
-            if self._joined is not None:
-                raise
-            await self._acquire_kernel()
-            status = ExitStatus("unknown", detail="its gateway was replaced")
-            raise KernelDiedError(status, during_execution=False) from None
-
-    async def _revive(self) -> None:
-        self._restarting = True
-        try:
-            model = await self._connected_api().restart(self.kernel_id)
-            self._incarnation = int(model.get("incarnation", 0))
-        except KernelNotFoundError:
-            if self._joined is not None:
-                raise KernelStartError(f"the gateway has no kernel {self._joined} any more") from None
-            if self._channel is not None:
-                await self._channel.close()
-            await self._acquire_kernel()
-        finally:
-            self._restarting = False
-        self._death = self._unreported = None
-        # What was said meanwhile about the new process counts; the rest was about the one that we replaced.
-        meanwhile, self._while_restarting = self._while_restarting, []
-        for message in meanwhile:
-            self._on_kernel_status(message)
-
     async def _bring_to_rest(self, execution: Execution) -> bool:
-        api = self._connected_api()
+        link = self._connected()
         for _ in range(2):
             # Twice: the first one can vanish in a callback that can't raise.
             if execution.over.is_set():
-                return self._death is None
+                return not link.is_dead
             async with self._interrupting:
-                await api.interrupt(self.kernel_id)
+                await link.interrupt()
             try:
                 async with asyncio.timeout(self.interrupt_grace / 2):
                     await execution.over.wait()
-                return self._death is None
+                return not link.is_dead
             except TimeoutError:
                 continue
-        await self._revive()
+        await link.replace()
         execution.over.set()
         return False
 
@@ -584,11 +453,10 @@ class KernelClient:
             preserved = await self.stop(execution)
             if not preserved and not execution.told_of_loss:
                 # The caller went away before this, so the next one hears of it.
-                self._unreported = self._unreported or ExitStatus(
-                    "restarted", detail="abandoned code ignored its interrupt"
-                )
+                link = self._connected()
+                link.report_later(ExitStatus("restarted", detail="abandoned code ignored its interrupt"))
         except (IpyboxError, ConnectionError) as error:
-            log.debug("kernel %s could not be brought to rest: %s", self._kernel_id, error)
+            log.debug("the kernel could not be brought to rest: %s", error)
         finally:
             self._forget(execution)
 
@@ -598,9 +466,6 @@ class KernelClient:
             self._turn.release()
 
     def _on_message(self, message: Message) -> None:
-        if message.type == "status" and message.header.get("session") == wire.HUB_SESSION:
-            self._on_kernel_status(message)
-            return
         if message.type == wire.GAP:
             for execution in self._executions.values():
                 execution.deliver(message)
@@ -611,23 +476,11 @@ class KernelClient:
         elif message.type == "stream":
             self._late.add(message.parent_id, str(message.content.get("text", "")))
 
-    def _on_kernel_status(self, message: Message) -> None:
-        if self._restarting:
-            self._while_restarting.append(message)
-            return
-        ours = message.metadata.get(wire.METADATA_KEY) or {}
-        if int(ours.get("incarnation", self._incarnation)) < self._incarnation:
-            return  # about a process that we had replaced
-        status = ExitStatus.from_dict(ours.get("exit") or {})
-        if message.content.get("execution_state") == "dead":
-            self._death = status
-        elif message.content.get("execution_state") != "restarting":
-            return
-        if self._executions:
-            for execution in list(self._executions.values()):
-                execution.deliver(status)
-        else:
-            self._unreported = status
+    def _on_death(self, status: ExitStatus) -> None:
+        if not self._executions and self._link is not None:
+            self._link.report_later(status)
+        for execution in list(self._executions.values()):
+            execution.deliver(status)
 
     def _on_lost(self, error: Exception) -> None:
         for execution in list(self._executions.values()):
