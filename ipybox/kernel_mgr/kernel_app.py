@@ -23,10 +23,12 @@ import zmq
 from ipykernel.compiler import XCachingCompiler
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
+from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from ipybox.kernel_mgr.flight_recorder import STDIO_FDS, FlightRecorder
-from ipybox.kernel_mgr.kernel_stdio import KernelStream, finish_cell, follow_threads
+from ipybox.kernel_mgr.kernel_stdio import KernelStream, finish_cell, follow_threads, keep_last_words
 from ipybox.kernel_mgr.wire import METADATA_KEY
 
 
@@ -73,11 +75,22 @@ class Compiler(XCachingCompiler):
         return named
 
 
+class Shell(ZMQInteractiveShell):
+    """IPython's shell, which runs ``!command`` with plain pipes.
+
+    ipykernel gives commands a terminal, which turns every line end into two characters, joins stdout and stderr, and
+    makes programs draw progress bars.
+    """
+
+    system = InteractiveShell.system_raw
+
+
 class Kernel(IPythonKernel):
     """IPython's kernel with per-execution options and an end that loses nothing."""
 
     implementation = "ipybox"
     compiler_class = Compiler
+    shell_class = Shell
 
     async def do_execute(
         self,
@@ -200,6 +213,7 @@ class KernelApp(IPKernelApp):
         super().init_io()
         faulthandler.enable(file=2)
         follow_threads()
+        keep_last_words()
 
     def init_poller(self) -> None:
         """Dies with the gateway at once; ipykernel's poller would look once a second, and only for pid 1."""

@@ -12,13 +12,17 @@ from __future__ import annotations
 import codecs
 import concurrent.futures
 import contextvars
+import ctypes
 import fcntl
 import os
+import re
 import select
 import sys
 import threading
 import time
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, ClassVar, NoReturn
 
 from ipykernel.iostream import OutStream
 
@@ -104,7 +108,7 @@ class OutputLog:
             rest = capture.decoder.decode(b"", True)
             capture.decoder.reset()
             if rest:
-                self.append(capture.stream, capture.stream.parent_header, rest)
+                self.append(capture.stream, capture.stream.latest_parent, rest)
 
     def _read(self, capture: _Capture) -> None:
         taken = 0
@@ -122,7 +126,7 @@ class OutputLog:
             taken += len(data)
             text = capture.decoder.decode(data)
             if text:
-                self.append(capture.stream, capture.stream.parent_header, text)
+                self.append(capture.stream, capture.stream.latest_parent, text)
 
     def _watch(self) -> None:
         waiter = select.poll()
@@ -163,6 +167,7 @@ class KernelStream(OutStream):
     def __init__(self, session: Any, pub_thread: Any, name: str, *args: Any, **kwargs: Any) -> None:
         self.index = STREAMS.index(name)
         self._sent_characters = 0
+        self._fork_buffer = ""
         self._sent_at = 0.0
         self._flush_at_once = False
         kwargs["echo"] = None
@@ -181,6 +186,12 @@ class KernelStream(OutStream):
     def parent_header(self, value: dict[str, Any]) -> None:
         self._parent_header.set(value)
         self._parent_header_global = value
+
+    @property
+    def latest_parent(self) -> dict[str, Any]:
+        """The latest request: whose output it is that comes through a descriptor, whichever thread finds it there."""
+        parent: dict[str, Any] = self._parent_header_global
+        return parent
 
     def fileno(self) -> int:
         """Descriptor 1 or 2 itself, so that what a program writes there is output and not a log line."""
@@ -221,6 +232,7 @@ class KernelStream(OutStream):
     def flush(self) -> None:
         """Sends all that was written so far, also by child processes, and returns when it is on its way."""
         if self.log.is_fork:
+            self._flush_fork()
             return
         with self.log.lock:
             self.log.pull()
@@ -242,9 +254,8 @@ class KernelStream(OutStream):
         self._sent_at = time.monotonic()
         for stream, parent, texts in self.log.take():
             text = "".join(texts)
-            for start in range(0, len(text), _MESSAGE_CHARACTERS):
+            for piece in _pieces(text):
                 self.session.pid = os.getpid()
-                piece = text[start : start + _MESSAGE_CHARACTERS]
                 stream._sent_characters += len(piece)
                 message = self.session.msg(
                     "stream",
@@ -255,8 +266,15 @@ class KernelStream(OutStream):
                 self.session.send(self.pub_thread, message, ident=stream.topic)
 
     def _write_in_fork(self, string: str) -> None:
+        # Whole lines, so that those of several children don't run into each other.
+        self._fork_buffer += string
+        if "\n" in string or len(self._fork_buffer) > _URGENT_CHARACTERS:
+            self._flush_fork()
+
+    def _flush_fork(self) -> None:
         # The kernel reads descriptors 1 and 2, so that is the way; a message queue does not survive a fork.
-        data = memoryview(string.encode("utf-8", "surrogatepass"))
+        text, self._fork_buffer = self._fork_buffer, ""
+        data = memoryview(text.encode("utf-8", "surrogatepass"))
         try:
             while data:
                 data = data[os.write(self.fileno(), data) :]
@@ -280,14 +298,65 @@ class KernelStream(OutStream):
         raise AssertionError("the log watches all pipes")
 
 
+_SURROGATE_PAIR = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Text in parts for one message each. Halves of a surrogate pair must not meet: JSON would join them."""
+    parts = _SURROGATE_PAIR.split(text) if not text.isascii() else [text]
+    for part in parts:
+        for start in range(0, len(part), _MESSAGE_CHARACTERS):
+            yield part[start : start + _MESSAGE_CHARACTERS]
+
+
 def finish_cell(*streams: Any) -> None:
     """Sends all output of a cell that ends now, whatever user code did to ``sys.stdout``."""
+    for real in (sys.__stdout__, sys.__stderr__):
+        try:
+            if real is not None:
+                real.flush()
+        except (OSError, ValueError):
+            pass  # user code closed it
+    _flush_c_streams()
     log = KernelStream.log
     with log.lock:
         log.pull()
         log.finish_characters()
     for stream in streams:
         stream.flush()
+
+
+def _c_flushers() -> list[Callable[[], object]]:
+    """Flushes of the C library's stdout and stderr. Flushing all its streams could wait for one that reads."""
+    library = ctypes.CDLL(None)
+    prefix = "__" if sys.platform == "darwin" else ""
+    suffix = "p" if sys.platform == "darwin" else ""
+    try:
+        files = [ctypes.c_void_p.in_dll(library, f"{prefix}{name}{suffix}") for name in STREAMS]
+    except ValueError:
+        return []
+    return [partial(library.fflush, file) for file in files]
+
+
+_C_FLUSHERS = _c_flushers()
+
+
+def _flush_c_streams() -> None:
+    for flush in _C_FLUSHERS:
+        flush()
+
+
+def keep_last_words() -> None:
+    """Lets ``os._exit`` send what a forked child has not written yet; it skips everything else."""
+    leave = os._exit
+
+    def leave_with_words(status: int) -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, KernelStream) and stream.log.is_fork:
+                stream.flush()
+        leave(status)
+
+    os._exit = leave_with_words
 
 
 def follow_threads() -> None:
