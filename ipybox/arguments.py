@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,21 @@ def text(name: str, value: Any) -> str:
     if not value:
         raise ValueError(f"{name} must not be empty")
     return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False, and nothing that merely looks like it."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def identifier(name: str, value: Any) -> str:
+    """A name that can be part of a path without leading elsewhere."""
+    checked = text(name, value)
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", checked):
+        raise ValueError(f"{name} must consist of letters, digits, '_', '.' and '-', got {value!r}")
+    return checked
 
 
 def port(value: Any, lowest: int = 1) -> int:
@@ -39,6 +55,15 @@ def size(name: str, value: Any, minimum: int) -> int:
         raise TypeError(f"{name} must be an int (bytes), got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum} bytes, got {value}")
+    return value
+
+
+def token(name: str, value: Any) -> str:
+    """A secret that fits into a header."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str")
+    if not value or not value.isascii() or any(c.isspace() or not c.isprintable() for c in value):
+        raise ValueError(f"{name} must be printable ASCII text without spaces, and not empty")
     return value
 
 

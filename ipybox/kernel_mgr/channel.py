@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from ipybox.errors import GatewayConnectionError
 from ipybox.kernel_mgr import wire
-from ipybox.kernel_mgr.rest import KernelNotFoundError
+from ipybox.kernel_mgr.rest import KernelNotFoundError, KernelNotReadyError
 from ipybox.kernel_mgr.wire import Message
 
 log = logging.getLogger("ipybox.client")
@@ -77,7 +77,7 @@ class KernelChannel:
         self.is_lost = False
 
     async def open(self) -> None:
-        """Connects. Raises GatewayConnectionError, or KernelNotFoundError when there is no such kernel."""
+        """Connects. Raises GatewayConnectionError, KernelNotFoundError or KernelNotReadyError."""
         self._ws = await self._handshake()
         self._connected.set()
         self._reader = asyncio.create_task(self._read())
@@ -197,6 +197,8 @@ class KernelChannel:
             status = error.response.status_code
             if status == 404:
                 raise KernelNotFoundError(self._kernel_id) from error
+            if status == 503:
+                raise KernelNotReadyError(self._kernel_id) from error
             detail = (error.response.body or b"").decode("utf-8", "replace")[:500]
             raise GatewayConnectionError(self._address, f"it answered {status}: {detail}") from error
         except TimeoutError as error:

@@ -87,16 +87,16 @@ class KernelClient:
         self.host = arguments.text("host", host)
         self.port = arguments.port(port)
         self.images_dir = _images_dir(images_dir)
-        self.on_input = on_input
-        self.output_limit = output_limit
+        self.on_input = _callback(on_input)
+        self.output_limit = _limit(output_limit)
         self.interrupt_grace = arguments.seconds("interrupt_grace", interrupt_grace)
         self._settings = LinkSettings(
             host=self.host,
             port=self.port,
-            auth_token=auth_token,
-            kernel_id=kernel_id,
-            kernel_name=kernel_name,
-            keep_kernel=keep_kernel,
+            auth_token=None if auth_token is None else arguments.token("auth_token", auth_token),
+            kernel_id=None if kernel_id is None else arguments.identifier("kernel_id", kernel_id),
+            kernel_name=None if kernel_name is None else arguments.identifier("kernel_name", kernel_name),
+            keep_kernel=arguments.flag("keep_kernel", keep_kernel),
             connect_timeout=arguments.seconds("connect_timeout", connect_timeout),
             ping_interval=arguments.seconds("ping_interval", ping_interval),
             reconnect_timeout=arguments.seconds("reconnect_timeout", reconnect_timeout),
@@ -288,8 +288,8 @@ class KernelClient:
         if timeout is not None:
             timeout = arguments.seconds("timeout", timeout)
         options = options_of(env=env, cwd=cwd, file_name=file_name, argv=argv)
-        limit = output_limit if output_limit is not None else self.output_limit
-        ask = on_input if on_input is not None else self.on_input
+        limit = _limit(output_limit) or self.output_limit
+        ask = _callback(on_input) or self.on_input
         execution_id = uuid4().hex
         content = {
             "code": code,
@@ -485,6 +485,18 @@ class KernelClient:
     def _on_lost(self, error: Exception) -> None:
         for execution in list(self._executions.values()):
             execution.deliver(error)
+
+
+def _callback(value: InputCallback | None) -> InputCallback | None:
+    if value is not None and not callable(value):
+        raise TypeError(f"on_input must be callable, got {value!r}")
+    return value
+
+
+def _limit(value: OutputLimit | None) -> OutputLimit | None:
+    if value is not None and not isinstance(value, OutputLimit):
+        raise TypeError(f"output_limit must be an OutputLimit, got {value!r}")
+    return value
 
 
 def _images_dir(value: Path | str | None) -> Path:

@@ -200,20 +200,30 @@ class Execution:
         return display if path is None else self.state.attach_image(display, path)
 
     async def _ask(self, question: InputRequest) -> None:
-        answer: str | Awaitable[str] = ""
+        answer: str | Awaitable[str] | None = ""
         if self._on_input is not None:
             answer = self._on_input(question.prompt, question.password)
             if inspect.isawaitable(answer):
-                try:
-                    async with asyncio.timeout_at(self._deadline) as limit:
-                        answer = await answer
-                except TimeoutError:
-                    if not limit.expired():
-                        raise
-                    await self._out_of_time()
+                answer = await self._wait_for_answer(answer)
+                if answer is None:
+                    return
         if not isinstance(answer, str):
             raise TypeError(f"on_input must return a str, got {answer!r}")
         await self._owner.answer(self, answer)
+
+    async def _wait_for_answer(self, answer: Awaitable[str]) -> str | None:
+        """Waits for whoever answers; None when there is nobody to answer any more, or no time."""
+        answering = asyncio.ensure_future(answer)
+        ending = asyncio.ensure_future(self.over.wait())
+        left = None if self._deadline is None else self._deadline - asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait([answering, ending], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            return answering.result() if answering.done() else None
+        finally:
+            ending.cancel()
+            if not answering.done():
+                answering.cancel()
+                await asyncio.wait([answering])
 
     async def _out_of_time(self) -> None:
         loop = asyncio.get_running_loop()

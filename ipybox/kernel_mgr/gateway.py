@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Awaitable
@@ -162,7 +163,10 @@ def main(arguments: list[str]) -> None:
     app.initialize([])
     signal.signal(signal.SIGTERM, app._signal_stop)
     app.io_loop.add_callback(app.write_ready)
+    warden = os.getppid()
     app.start()
+    if os.getppid() != warden:
+        shutil.rmtree(settings.run_dir, ignore_errors=True)  # the warden was killed; this was its job
 
 
 def _jupyter_environment(settings: GatewaySettings) -> dict[str, str]:

@@ -177,6 +177,9 @@ class GatewayKernels(AsyncMappingKernelManager):
         hub = self.hubs.get(kernel_id)
         if hub is not None:
             model["incarnation"] = hub.incarnation
+        provisioner = self._kernels[kernel_id].own_provisioner
+        if provisioner is not None and provisioner.exit_status is not None:
+            model["log"] = provisioner.log_tail
         return model
 
     async def interrupt_kernel(self, kernel_id: str) -> None:

@@ -13,7 +13,7 @@ from ipybox.errors import GatewayConnectionError, IpyboxError, KernelDiedError, 
 from ipybox.exit_status import ExitStatus
 from ipybox.kernel_mgr import wire
 from ipybox.kernel_mgr.channel import KernelChannel
-from ipybox.kernel_mgr.rest import GatewayApi, KernelNotFoundError
+from ipybox.kernel_mgr.rest import GatewayApi, KernelNotFoundError, KernelNotReadyError
 from ipybox.kernel_mgr.wire import Message
 
 log = logging.getLogger("ipybox.client")
@@ -178,7 +178,14 @@ class KernelLink:
             await channel.open()
         except KernelNotFoundError as error:
             raise KernelStartError(f"the gateway has no kernel {self.kernel_id}") from error
+        except KernelNotReadyError as error:
+            raise await self._start_failure() from error
         self._channel = channel
+
+    async def _start_failure(self) -> KernelStartError:
+        """Why the kernel does not answer, in the gateway's words."""
+        model = await self.api.kernel(self.kernel_id)
+        return KernelStartError(model.get("reason") or "it does not answer", model.get("log") or "")
 
     async def _connect_again(self, channel: KernelChannel) -> None:
         await channel.close()
@@ -198,6 +205,8 @@ class KernelLink:
         try:
             model = await self.api.restart(self.kernel_id)
             self._incarnation = int(model.get("incarnation", 0))
+        except KernelStartError as error:
+            raise await self._start_failure() from error
         except KernelNotFoundError:
             if self.settings.joins:
                 raise KernelStartError(f"the gateway has no kernel {self.kernel_id} any more") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import aiohttp
@@ -12,6 +13,10 @@ from ipybox.errors import GatewayConnectionError, KernelStartError
 
 class KernelNotFoundError(LookupError):
     """The gateway has no kernel with that id."""
+
+
+class KernelNotReadyError(RuntimeError):
+    """The kernel is there and will not answer."""
 
 
 class GatewayApi:
@@ -130,7 +135,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, asyncio.TimeoutError):
         return "it did not answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return error.os_error.strerror or str(error)
+        number = error.os_error.errno
+        return os.strerror(number) if number else str(error)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server there closed the connection without an answer"
     if isinstance(error, aiohttp.ClientResponseError):

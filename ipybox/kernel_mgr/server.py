@@ -112,13 +112,13 @@ class KernelGateway:
     ) -> None:
         self.host = arguments.text("host", host)
         self.working_dir = _directory("working_dir", working_dir)
-        self.sandbox = sandbox
+        self.sandbox = arguments.flag("sandbox", sandbox)
         self.sandbox_config = sandbox_config
         self.log_level = _log_level(log_level)
-        self.log_to_stderr = log_to_stderr
+        self.log_to_stderr = arguments.flag("log_to_stderr", log_to_stderr)
         self.env = arguments.environment("env", env)
         self.auth_token = _token(auth_token)
-        self.kernel_name = kernel_name
+        self.kernel_name = None if kernel_name is None else arguments.identifier("kernel_name", kernel_name)
         self.journal_bytes = arguments.size("journal_bytes", journal_bytes, 1024 * 1024)
         self.memory_limit = (
             None if memory_limit is None else arguments.size("memory_limit", memory_limit, 32 * 1024 * 1024)
@@ -334,11 +334,7 @@ def _token(value: Any) -> str | None:
         return None
     if value is True:
         return secrets.token_urlsafe(32)
-    if not isinstance(value, str):
-        raise TypeError("auth_token must be a str, or True to generate one")
-    if not value or not value.isascii() or any(c.isspace() for c in value):
-        raise ValueError("auth_token must be ASCII text without spaces, and not empty")
-    return value
+    return arguments.token("auth_token", value)
 
 
 def _private_directory() -> Path:

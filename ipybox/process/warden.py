@@ -33,7 +33,7 @@ def _prctl(option: int, value: int) -> None:
 
 
 def parents() -> dict[int, int]:
-    """Every process's parent."""
+    """Every process's parent, zombies included."""
     if not _LINUX:
         listing = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False)
         pairs = (line.split() for line in listing.stdout.splitlines())
@@ -47,13 +47,13 @@ def parents() -> dict[int, int]:
                     fields = file.read().rpartition(b")")[2].split()
             except OSError:
                 continue
-            if fields and fields[0] != b"Z":
+            if len(fields) > 1:
                 found[int(entry)] = int(fields[1])
     return found
 
 
 def descendants(root: int, tree: dict[int, int]) -> list[int]:
-    """All living processes below ``root``."""
+    """All processes below ``root``."""
     children: dict[int, list[int]] = {}
     for pid, parent in tree.items():
         children.setdefault(parent, []).append(pid)
@@ -102,11 +102,12 @@ def _end_all(command: int, grace: float, wakeup: int) -> int | None:
     # Stop first, then kill: a family that forks faster than we list it can't outrun that.
     give_up = time.monotonic() + 10
     while time.monotonic() < give_up:
-        alive = descendants(me, parents())
         status = _reap().get(command, status)
-        if not alive:
+        # Zombies count: they become ours to collect only when their own parent is gone.
+        left = descendants(me, parents())
+        if not left:
             break
-        _signal_all(alive, signal.SIGSTOP)
+        _signal_all(left, signal.SIGSTOP)
         _signal_all(descendants(me, parents()), signal.SIGKILL)
         select.select([wakeup], [], [], 0.02)
         _drain(wakeup)
@@ -152,7 +153,8 @@ def main(arguments: list[str]) -> int:
         try:
             for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(signum, signal.SIG_DFL)
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            # Should the warden itself be killed, the command is asked to end its own family.
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() == me:
                 os.execv(command[0], command)
         except OSError as error:
