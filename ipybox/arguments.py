@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -67,16 +68,37 @@ def token(name: str, value: Any) -> str:
     return value
 
 
+def path(name: str, value: Any) -> str:
+    """A path that the system can take."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {value!r}")
+    checked = os.fspath(value)
+    if not isinstance(checked, str):
+        raise TypeError(f"{name} must be a path made of text, got {value!r}")
+    if not checked or not _fits_c(checked):
+        raise ValueError(f"{name} must be a path that the system can take, got {value!r}")
+    return checked
+
+
+def _fits_c(value: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
 def environment(name: str, env: Mapping[Any, Any] | None) -> dict[str, str]:
     """A copy of an environment in which everything is text that an environment can hold.
 
     Raises ``TypeError`` and ``ValueError`` that name the argument ``name``.
     """
+    if env is not None and not isinstance(env, Mapping):
+        raise TypeError(f"{name} must be a mapping of strings to strings, got {env!r}")
     checked: dict[str, str] = {}
     for key, value in (env or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"{name} must map strings to strings, got {key!r}: {value!r}")
-        if not key or "=" in key or "\0" in key + value:
+        if not key or "=" in key or not _fits_c(key + value):
             raise ValueError(f"{name} has a name or value that no environment can hold: {key!r}")
         checked[key] = value
     return checked

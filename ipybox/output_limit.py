@@ -28,6 +28,8 @@ class OutputLimit:
     directory: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.directory is not None and not isinstance(self.directory, os.PathLike):
+            raise TypeError(f"directory must be a Path, got {self.directory!r}")
         for name in ("head", "tail"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -53,6 +55,7 @@ class TextCollector:
         self._head_size = 0
         self._tail_size = 0
         self._file: int | None = None
+        self._no_file = ""
         self.path: Path | None = None
 
     @property
@@ -75,10 +78,7 @@ class TextCollector:
         if self._limit is None:
             self._head.append(text)
             return
-        if self._file is not None:
-            self._spill(text)
-        elif self.dropped and self._directory is not None:
-            self._start_spilling()
+        if self._directory is not None and self.dropped:
             self._spill(text)
         room = self._limit.head - self._head_size
         if room > 0:
@@ -100,7 +100,7 @@ class TextCollector:
         if not self.dropped:
             return head + tail
         tail = tail[len(tail) - self._limit.tail :]
-        where = f"; all of it: {self.path}" if self.path is not None else ""
+        where = f"; all of it: {self.path}" if self.path is not None else self._no_file
         return f"{head}\n[... {self.dropped} characters dropped{where} ...]\n{tail}"
 
     def close(self) -> None:
@@ -119,15 +119,21 @@ class TextCollector:
             self._tail = deque([kept])
             self._tail_size = len(kept)
 
-    def _start_spilling(self) -> None:
-        assert self._directory is not None
-        name = random_name(".txt")
-        self._file = self._directory.create(name)
-        self.path = self._directory.path / name
-        self._spill("".join(self._head) + "".join(self._tail))
-
     def _spill(self, text: str) -> None:
-        assert self._file is not None
-        data = memoryview(text.encode("utf-8", "surrogatepass"))
-        while data:
-            data = data[os.write(self._file, data) :]
+        """Adds text to the file; a file that can't hold it, on a full disk say, is removed and that is said."""
+        assert self._directory is not None
+        try:
+            if self._file is None:
+                name = random_name(".txt")
+                self._file = self._directory.create(name)
+                self.path = self._directory.path / name
+                text = "".join(self._head) + "".join(self._tail) + text
+            data = memoryview(text.encode("utf-8", "surrogatepass"))
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError as error:
+            self._no_file = f"; it could not be kept in a file: {error.strerror or error}"
+            self.close()
+            if self.path is not None:
+                self._directory.remove(self.path.name)
+            self.path = self._directory = None

@@ -87,8 +87,10 @@ class Attachment:
         """Nothing waits for this."""
 
     def _on_message(self, message: Message) -> None:
+        if message.type == wire.OVER and message.content.get("execution") != self._execution.id:
+            return
         if message.type == "status" and message.header.get("session") == wire.HUB_SESSION:
             ours = message.metadata.get(wire.METADATA_KEY) or {}
             self._execution.deliver(ExitStatus.from_dict(ours.get("exit") or {}))
-        elif message.type == wire.GAP or message.parent_id == self._execution.id:
+        elif message.type in (wire.GAP, wire.OVER) or message.parent_id == self._execution.id:
             self._execution.deliver(message)

@@ -307,7 +307,7 @@ class KernelClient:
             message_id=execution_id,
             metadata={wire.METADATA_KEY: options} if options else {},
         )
-        state = ExecutionState(execution_id, limit, self._spill_directory(limit))
+        state = ExecutionState(execution_id, limit, *self._spill(limit))
         return Execution(self, state, self._images, code=code, timeout=timeout, on_input=ask, content=request)
 
     def attach(self, execution_id: str, after: int = 0, *, output_limit: OutputLimit | None = None) -> Attachment:
@@ -321,7 +321,9 @@ class KernelClient:
             ExecutionNotFoundError: On entering, when the gateway keeps no journal of it.
             OutputLostError: At the end, when some of it had left the journal.
         """
-        state = ExecutionState(execution_id, output_limit, self._spill_directory(output_limit))
+        arguments.identifier("execution_id", execution_id)
+        arguments.size("after", after, 0)
+        state = ExecutionState(execution_id, _limit(output_limit), *self._spill(output_limit))
         link = self._connected()
         return Attachment(
             link.api.address,
@@ -359,6 +361,7 @@ class KernelClient:
             link = self._connected()
             async with self._interrupting:
                 pass  # an interrupt on its way is meant for what ran before
+            execution.state.open()
             await link.make_usable()
             assert execution.message is not None
             if execution.message.metadata and link.kernel_name != OWN_KERNEL:
@@ -369,6 +372,7 @@ class KernelClient:
             self._turn.release()
             raise
         self._executions[execution.id] = execution
+        self._late.expect(execution.id)
         sending = asyncio.ensure_future(link.send(execution.message))
         try:
             await asyncio.shield(sending)
@@ -418,13 +422,22 @@ class KernelClient:
             raise RuntimeError("not connected to a kernel; use 'async with KernelClient(...)' or connect()")
         return self._link
 
-    def _spill_directory(self, limit: OutputLimit | None) -> PinnedDirectory | None:
+    def _spill(self, limit: OutputLimit | None) -> tuple[PinnedDirectory | None, bool]:
+        """Where all of the text goes, and whether that is the execution's own to close."""
         if limit is None:
-            return None
-        return self._images.directory if limit.directory is None else PinnedDirectory(limit.directory)
+            return None, False
+        if limit.directory is None:
+            return self._images.directory, False
+        return PinnedDirectory(limit.directory), True
 
     async def _bring_to_rest(self, execution: Execution) -> bool:
         link = self._connected()
+        try:
+            # Before the kernel has begun with it, an interrupt would hit nothing, or somebody else's code.
+            async with asyncio.timeout(self.interrupt_grace):
+                await execution.started.wait()
+        except TimeoutError:
+            log.debug("execution %s has not begun; interrupting all the same", execution.id)
         for _ in range(2):
             # Twice: the first one can vanish in a callback that can't raise.
             if execution.over.is_set():
@@ -466,6 +479,11 @@ class KernelClient:
             self._turn.release()
 
     def _on_message(self, message: Message) -> None:
+        if message.type == wire.OVER:
+            missed = self._executions.get(str(message.content.get("execution")))
+            if missed is not None:
+                missed.deliver(message)
+            return
         if message.type == wire.GAP:
             for execution in self._executions.values():
                 execution.deliver(message)
@@ -473,7 +491,7 @@ class KernelClient:
         running = self._executions.get(message.parent_id)
         if running is not None:
             running.deliver(message)
-        elif message.type == "stream":
+        elif message.type == "stream" and message.parent_id in self._late:
             self._late.add(message.parent_id, str(message.content.get("text", "")))
 
     def _on_death(self, status: ExitStatus) -> None:

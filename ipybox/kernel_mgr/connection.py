@@ -32,7 +32,8 @@ class JournalConnection(ZMQChannelsWebsocketConnection):
         self.limit_rate = False
         self.cursor = 0
         self._hub: KernelHub | None = None
-        self._execution: bytes | None = None
+        self._execution: str | None = None
+        self._said_over = False
         self._in_flight = 0
         self._pumping = False
 
@@ -49,11 +50,11 @@ class JournalConnection(ZMQChannelsWebsocketConnection):
         if after is not None and not after.isdigit():
             raise web.HTTPError(400, f"after must be a number, got {after!r}")
         if execution is not None:
-            start = hub.execution_start(execution)
-            if start is None:
+            record = hub.execution(execution)
+            if record is None:
                 raise web.HTTPError(404, f"No journal of execution {execution}")
-            self._execution = execution.encode()
-            self.cursor = int(after) if after is not None else start
+            self._execution = execution
+            self.cursor = int(after) if after is not None else record.start
         else:
             try:
                 await hub.wait_ready(self.kernel_info_timeout)
@@ -105,6 +106,11 @@ class JournalConnection(ZMQChannelsWebsocketConnection):
         try:
             while self.cursor < hub.journal.next and self._in_flight < _HIGH_WATER:
                 self._send_next(hub)
+            if self._execution is not None and not self._said_over:
+                record = hub.execution(self._execution)
+                if record is not None and record.is_over and self.cursor > record.end:
+                    self._said_over = True
+                    self._say_over(self._execution)
         finally:
             self._pumping = False
 
@@ -116,15 +122,22 @@ class JournalConnection(ZMQChannelsWebsocketConnection):
             lost = first - self.cursor
             gap = wire.request("iopub", wire.GAP, {"lost": lost}, session=wire.HUB_SESSION)
             self._write(wire.numbered(first - 1, wire.frame("iopub", gap.parts())))
-            self.cursor = first
+            before, self.cursor = self.cursor, first
+            for execution in hub.ended_between(before, first):
+                self._say_over(execution)
             return
         if self._execution is None or self._concerns_execution(framed):
             self._write(wire.numbered(self.cursor, framed))
         self.cursor += 1
 
+    def _say_over(self, execution: str) -> None:
+        """Tells that an execution is over, to a client that may have missed its end."""
+        over = wire.request("iopub", wire.OVER, {"execution": execution}, session=wire.HUB_SESSION)
+        self._write(wire.numbered(max(self.cursor - 1, 0), wire.frame("iopub", over.parts())))
+
     def _concerns_execution(self, framed: bytes) -> bool:
         head = framed[:_HEAD]
-        return (self._execution or b"") in head or wire.HUB_SESSION.encode() in head
+        return (self._execution or "").encode() in head or wire.HUB_SESSION.encode() in head
 
     def _write(self, data: bytes) -> None:
         size = len(data)

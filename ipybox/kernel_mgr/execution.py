@@ -92,6 +92,8 @@ class Execution:
         self._image_error: ImageWriteError | None = None
         self._lost = 0
         self._replied = self._idled = False
+        self._end_missed = False
+        self.started = asyncio.Event()
         self.over = asyncio.Event()
         self.told_of_loss = False
 
@@ -141,7 +143,8 @@ class Execution:
                 self._replied = True
             elif item.type == "status" and item.content.get("execution_state") == "idle":
                 self._idled = True
-            if self._replied and self._idled:
+            self.started.set()
+            if (self._replied and self._idled) or item.type == wire.OVER:
                 self.over.set()
         else:
             self.over.set()
@@ -177,12 +180,15 @@ class Execution:
             cursor = self._owner.cursor
             self._end()
             raise ConnectionLostError(str(item), self.id, cursor, self.state.result()) from item
-        if self.state.is_over and not self._ended:
+        if (self.state.is_over or self._end_missed) and not self._ended:
             await self._finish()
 
     async def _take_message(self, message: Message) -> None:
         if message.type == wire.GAP:
             self._lost += int(message.content.get("lost", 0))
+            return
+        if message.type == wire.OVER:
+            self._end_missed = True
             return
         for event in self.state.feed(message):
             if isinstance(event, DisplayOutput) and has_image(event.data):

@@ -57,10 +57,15 @@ class ExecutionState:
         execution_id: Id of the request.
         limit: Limit of the text in the result.
         spill: Where all of the text goes when the limit cuts something.
+        owns_spill: Whether ``spill`` is closed at the end.
     """
 
     def __init__(
-        self, execution_id: str, limit: OutputLimit | None = None, spill: PinnedDirectory | None = None
+        self,
+        execution_id: str,
+        limit: OutputLimit | None = None,
+        spill: PinnedDirectory | None = None,
+        owns_spill: bool = False,
     ) -> None:
         self.execution_id = execution_id
         self.reply: dict[str, Any] | None = None
@@ -68,6 +73,8 @@ class ExecutionState:
         self.error: ErrorOutput | None = None
         self.images: list[Path] = []
         self._limit = limit
+        self._spill = spill
+        self._owns_spill = owns_spill
         self._text = TextCollector(limit, spill)
         self._streams = {"stdout": TextCollector(limit), "stderr": TextCollector(limit)}
         self._outputs: list[_StreamRun | _Shown | ErrorOutput] = []
@@ -153,9 +160,19 @@ class ExecutionState:
             full_text=self._text.path,
         )
 
+    def open(self) -> None:
+        """Makes sure that text can be kept where it is to go. Raises ``ValueError``."""
+        if self._spill is not None:
+            try:
+                self._spill.open()
+            except OSError as error:
+                raise ValueError(f"output_limit has a directory that can't be used: {error}") from error
+
     def close(self) -> None:
-        """Finishes the file with all of the text, if there is one."""
+        """Finishes the file with all of the text, if there is one, and lets go of its directory."""
         self._text.close()
+        if self._spill is not None and self._owns_spill:
+            self._spill.close()
 
     def _stream(self, name: str, text: str) -> list[Event]:
         if not text:
@@ -174,13 +191,13 @@ class ExecutionState:
 
     def _display(self, message: Message) -> DisplayOutput:
         content = message.content
-        transient = content.get("transient") or {}
+        transient = _mapping(content.get("transient"))
         kind: Literal["display_data", "execute_result", "update_display_data"]
         kind = message.type  # type: ignore[assignment]
         display = DisplayOutput(
             kind=kind,
-            data=content.get("data") or {},
-            metadata=content.get("metadata") or {},
+            data=_mapping(content.get("data")),
+            metadata=_mapping(content.get("metadata")),
             display_id=transient.get("display_id"),
             execution_count=content.get("execution_count"),
         )
@@ -223,6 +240,11 @@ class ExecutionState:
                 case ErrorOutput():
                     final.append(item)
         return tuple(final)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """What kernel code sent where a mapping belongs; nothing when it is none."""
+    return value if isinstance(value, dict) else {}
 
 
 def _error(content: dict[str, Any]) -> ErrorOutput:

@@ -154,7 +154,7 @@ def main(arguments: list[str]) -> None:
         kernel_spec_manager_class=KernelSpecs,
         kernel_websocket_connection_class=JournalConnection,
         log_level=logging.getLevelName(settings.log_level),
-        auth_token=settings.auth_token or "",
+        auth_token="",  # the guard checks ours, on every route
         cookie_secret=os.urandom(32),
         answer_yes=True,
     )

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,27 @@ _MAX_EXECUTIONS = 10_000
 
 LastWords = Callable[[dict[str, int]], list[tuple[str, str]]]
 """Given how many characters of each stream were sent, what was printed after them: stream and text."""
+
+
+@dataclass(slots=True)
+class ExecutionRecord:
+    """Where an execution is in the journal: numbers of its first message, its reply and its idle status."""
+
+    start: int
+    reply: int | None = None
+    idle: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its reply and its idle status are there."""
+        return self.reply is not None and self.idle is not None
+
+    @property
+    def end(self) -> int:
+        """Number of the message that ended it; only of one that is over."""
+        assert self.reply is not None
+        assert self.idle is not None
+        return max(self.reply, self.idle)
 
 
 class Subscriber(Protocol):
@@ -97,7 +119,7 @@ class KernelHub:
         self._iopub_ended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last: tuple[int, bytes] | None = None
-        self._executions: OrderedDict[str, int] = OrderedDict()
+        self._executions: OrderedDict[str, ExecutionRecord] = OrderedDict()
         self._requests: OrderedDict[str, None] = OrderedDict()
         self._running: str | None = None
         self._running_header: dict[str, Any] = {}
@@ -183,9 +205,18 @@ class KernelHub:
         """How many are connected."""
         return len(self._subscribers)
 
-    def execution_start(self, execution_id: str) -> int | None:
-        """Number of an execution's first message, if it ran here and is not too long ago."""
+    def execution(self, execution_id: str) -> ExecutionRecord | None:
+        """Where an execution is in the journal, if it ran here and is not too long ago."""
         return self._executions.get(execution_id)
+
+    def ended_between(self, first: int, last: int) -> list[str]:
+        """Executions whose reply or idle status is among the messages from ``first`` to before ``last``."""
+        return [
+            execution_id
+            for execution_id, record in self._executions.items()
+            if record.is_over
+            and any(number is not None and first <= number < last for number in (record.reply, record.idle))
+        ]
 
     def read(self, number: int) -> bytes:
         """A framed message from the journal. Raises ``KeyError`` when it is gone."""
@@ -195,6 +226,7 @@ class KernelHub:
 
     def caught_up(self) -> None:
         """A subscriber moved on or left; goes on reading when none lags any more."""
+        self.journal.trim(min((subscriber.cursor for subscriber in self._subscribers), default=self.journal.next))
         if self._iopub_reader is not None and self._lag() < self.journal.capacity // 4:
             self._iopub_reader.resume()
 
@@ -294,11 +326,14 @@ class KernelHub:
         state = str(content.get("execution_state", ""))
         if state == "busy":
             self._running, self._running_header = execution, parent
-            self._executions.setdefault(execution, number)
+            self._executions.setdefault(execution, ExecutionRecord(number))
             while len(self._executions) > _MAX_EXECUTIONS:
                 self._executions.popitem(last=False)
-        elif state == "idle" and execution == self._running:
-            self._running = None
+        elif state == "idle":
+            if execution in self._executions:
+                self._executions[execution].idle = number
+            if execution == self._running:
+                self._running = None
         self._on_activity(state)
 
     def _sent_characters(self) -> dict[str, int]:
@@ -318,15 +353,23 @@ class KernelHub:
             return
         if session_id == wire.HUB_SESSION:
             self._heard_reply.set()
-        else:
-            self._append(channel, parts)
+            return
+        number = self._append(channel, parts)
+        if b'"execute_reply"' in parts[0]:
+            try:
+                parent = str(wire.unpack(parts[1]).get("msg_id", ""))
+            except ValueError:
+                return
+            # The reply may overtake the kernel's "busy", which travels on another channel.
+            self._executions.setdefault(parent, ExecutionRecord(number)).reply = number
 
     def _iopub_disconnected(self, frames: list[bytes]) -> None:
         self._iopub_ended.set()
 
     def _append(self, channel: str, parts: Sequence[bytes]) -> int:
         framed = wire.frame(channel, parts)
-        number = self.journal.append(framed)
+        needed = min((subscriber.cursor for subscriber in self._subscribers), default=None)
+        number = self.journal.append(framed, needed)
         self._last = (number, framed)
         for subscriber in tuple(self._subscribers):
             subscriber.pump()
@@ -342,7 +385,7 @@ class KernelHub:
     def _lag(self) -> int:
         """Bytes that the slowest subscriber has not taken yet, as an upper bound."""
         behind = min((s.cursor for s in self._subscribers), default=self.journal.next)
-        if behind >= self.journal.next - 1:
+        if behind >= self.journal.next:
             return 0
         return self.journal.size_from(behind)
 

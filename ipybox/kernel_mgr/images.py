@@ -55,7 +55,7 @@ def has_image(data: Mapping[str, Any]) -> bool:
 
 def decode(mime: str, value: Any) -> bytes | None:
     """The bytes of an image in a mime bundle; None when it is not what its type says."""
-    text = "".join(value) if isinstance(value, list) else value
+    text = "".join(map(str, value)) if isinstance(value, list) else value
     if not isinstance(text, str):
         return None
     if mime == "image/svg+xml":

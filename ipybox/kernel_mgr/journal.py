@@ -81,8 +81,8 @@ class Journal:
         """Bytes kept at most."""
         return self._capacity
 
-    def append(self, record: bytes) -> int:
-        """Adds a record and returns its number.
+    def append(self, record: bytes, keep_from: int | None = None) -> int:
+        """Adds a record and returns its number. Records from ``keep_from`` on stay, also beyond the capacity.
 
         A disk that is full does not stop live delivery: the record gets its number, and everything up to it counts
         as gone for later readers.
@@ -98,9 +98,17 @@ class Journal:
         except OSError:
             self.close()
             return number
-        while len(self._segments) > 1 and sum(s.size for s in self._segments) > self._capacity:
-            self._segments.popleft().close()
+        self.trim(number if keep_from is None else keep_from)
         return number
+
+    def trim(self, keep_from: int) -> None:
+        """Drops the oldest records, as far as the capacity asks for it and they come before ``keep_from``."""
+        while (
+            len(self._segments) > 1
+            and self._segments[1].first <= keep_from
+            and sum(segment.size for segment in self._segments) > self._capacity
+        ):
+            self._segments.popleft().close()
 
     def read(self, number: int) -> bytes:
         """A record by its number. Raises ``KeyError`` when it is not kept any more, or does not exist yet."""

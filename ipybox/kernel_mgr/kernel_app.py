@@ -14,20 +14,23 @@ import json
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import zmq
+from ipykernel import kernelapp
 from ipykernel.compiler import XCachingCompiler
+from ipykernel.iostream import IOPubThread
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
+from zmq.eventloop.zmqstream import ZMQStream
 
 from ipybox.kernel_mgr.flight_recorder import STDIO_FDS, FlightRecorder
+from ipybox.kernel_mgr.kernel_interrupts import Interrupts
 from ipybox.kernel_mgr.kernel_stdio import KernelStream, finish_cell, follow_threads, keep_last_words
 from ipybox.kernel_mgr.wire import METADATA_KEY
 
@@ -84,6 +87,22 @@ class Shell(ZMQInteractiveShell):
 
     system = InteractiveShell.system_raw
 
+    async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
+        """Runs one statement of a cell."""
+        with self.kernel.interrupts.user_code():
+            return bool(await super().run_code(code_obj, result, async_=async_))
+
+    def init_events(self) -> None:
+        """Lets interrupts reach callbacks as well, such as the one that draws figures at the end of a cell."""
+        super().init_events()
+        trigger = self.events.trigger
+
+        def interruptible(*args: Any, **kwargs: Any) -> None:
+            with self.kernel.interrupts.user_code():
+                trigger(*args, **kwargs)
+
+        self.events.trigger = interruptible
+
 
 class Kernel(IPythonKernel):
     """IPython's kernel with per-execution options and an end that loses nothing."""
@@ -91,6 +110,29 @@ class Kernel(IPythonKernel):
     implementation = "ipybox"
     compiler_class = Compiler
     shell_class = Shell
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.interrupts = Interrupts()
+        super().__init__(**kwargs)
+
+    def set_parent(self, ident: Any, parent: Any, channel: str = "shell") -> None:
+        """A request arrived. This comes before the kernel says that it is busy, so no interrupt is missed."""
+        if channel == "shell" and parent.get("header", {}).get("msg_type") == "execute_request":
+            self.interrupts.expect()
+        super().set_parent(ident, parent, channel)
+
+    def pre_handler_hook(self) -> None:
+        """Before a request is handled."""
+        self.interrupts.install()
+
+    def post_handler_hook(self) -> None:
+        """After a request was handled."""
+        self.interrupts.finish()
+
+    @contextmanager
+    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
+        with self.interrupts.awaiting(future):
+            yield
 
     async def do_execute(
         self,
@@ -119,15 +161,15 @@ class Kernel(IPythonKernel):
         except KeyboardInterrupt:
             # An interrupt just before or after the user's code; without an answer the client would wait for one.
             reply = _failure("KeyboardInterrupt", "")
-        except OSError as error:  # the working directory of the request
+        except Exception as error:  # options that can't be had, such as a working directory that is not there
             reply = _failure(type(error).__name__, str(error))
         finally:
             self._end_of_cell()
         return reply
 
     def _end_of_cell(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late: this execution is over
+        self.interrupts.finish()
+        self.interrupts.install()
         for name, ours in (("stdout", self._stdout), ("stderr", self._stderr)):
             try:
                 getattr(sys, name).flush()
@@ -188,6 +230,36 @@ def _failure(name: str, value: str) -> dict[str, Any]:
     }
 
 
+class OutputThread(IOPubThread):
+    """Sends output; forked children hand it theirs through a socket in the private directory.
+
+    ipykernel listens on a TCP port of the machine for that, which others can connect to.
+    """
+
+    address: ClassVar[str | None] = None
+
+    def _setup_pipe_in(self) -> None:
+        if self.address is None:
+            super()._setup_pipe_in()
+            return
+        self._pipe_uuid = os.urandom(16)
+        pipe_in = self.socket.context.socket(zmq.PULL)
+        pipe_in.linger = 0
+        pipe_in.bind(self.address)
+        self._pipe_in = ZMQStream(pipe_in, self.io_loop)
+        self._pipe_in.on_recv(self._handle_pipe_msg)
+
+    def _setup_pipe_out(self) -> tuple[Any, Any]:
+        if self.address is None:
+            context, pipe_out = super()._setup_pipe_out()
+            return context, pipe_out
+        context = zmq.Context()
+        pipe_out = context.socket(zmq.PUSH)
+        pipe_out.linger = 3000
+        pipe_out.connect(self.address)
+        return context, pipe_out
+
+
 class KernelApp(IPKernelApp):
     """Starts a :class:`Kernel`."""
 
@@ -198,7 +270,18 @@ class KernelApp(IPKernelApp):
     def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Output waits in memory for a slow reader; by default ZMQ drops it after 1,000 messages."""
         context.setsockopt(zmq.SNDHWM, 0)
+        OutputThread.address = f"ipc://{self.ip}-forks" if self.transport == "ipc" else None
+        kernelapp.IOPubThread = OutputThread
         super().init_iopub(context)
+
+    def start(self) -> None:
+        """Runs until it is told to end; an interrupt that slips through must not end it."""
+        while True:
+            try:
+                super().start()
+                return
+            except KeyboardInterrupt:
+                continue
 
     def init_io(self) -> None:
         """Redirects output, into pipes and memory that outlive a crash when the gateway gave us some."""

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from ipybox.errors import GatewayConnectionError, IpyboxError, KernelDiedError, KernelStartError
@@ -136,7 +137,7 @@ class KernelLink:
                 raise RuntimeError("the client is not connected")
             if self._channel.is_lost:
                 await self._connect_again(self._channel)
-            if self.is_dead:
+            if self.is_dead and not await self._somebody_replaced_it():
                 await self._replace()
 
     async def replace(self) -> None:
@@ -154,12 +155,23 @@ class KernelLink:
             except KernelNotFoundError:
                 raise KernelStartError(f"the gateway has no kernel {self.settings.kernel_id}") from None
         else:
-            model = await self.api.create_kernel(self.settings.kernel_name)
+            model = await self._create()
         self.kernel_id = str(model["id"])
         self.kernel_name = str(model.get("name", ""))
         self._incarnation = int(model.get("incarnation", 0))
         await self._open_channel(None)
         self.is_dead = False
+
+    async def _create(self) -> dict[str, Any]:
+        creating = asyncio.ensure_future(self.api.create_kernel(self.settings.kernel_name))
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            # The gateway starts a kernel whether we wait for it or not; we must learn its id to end it.
+            await asyncio.wait([creating])
+            if not creating.cancelled() and creating.exception() is None:
+                self.kernel_id = str(creating.result()["id"])
+            raise
 
     async def _open_channel(self, cursor: int | None) -> None:
         channel = KernelChannel(
@@ -199,6 +211,19 @@ class KernelLink:
             await self._acquire()
             status = ExitStatus("unknown", detail="its gateway was replaced")
             raise KernelDiedError(status, during_execution=False) from None
+
+    async def _somebody_replaced_it(self) -> bool:
+        """Whether another client of this kernel has put a fresh process in the dead one's place already."""
+        try:
+            model = await self.api.kernel(self.kernel_id)
+        except KernelNotFoundError:
+            return False
+        incarnation = int(model.get("incarnation", 0))
+        if incarnation <= self._incarnation or model.get("execution_state") == "dead":
+            return False
+        self._incarnation = incarnation
+        self.is_dead = False
+        return True
 
     async def _replace(self) -> None:
         self._replacing = True

@@ -155,12 +155,24 @@ class OutputLog:
         self.pending = 0
 
 
+class _DirectSender:
+    """Sends in the I/O thread itself, where queueing would let ``flush`` return before the message is out."""
+
+    def __init__(self, thread: Any) -> None:
+        self._thread = thread
+
+    def send_multipart(self, *args: Any, **kwargs: Any) -> None:
+        """What a session wants of a socket."""
+        self._thread._really_send(*args, **kwargs)
+
+
 class KernelStream(OutStream):
     """``sys.stdout`` or ``sys.stderr`` of a kernel."""
 
     flush_timeout = 300
     flush_interval = _FLUSH_INTERVAL
     log = OutputLog()
+    _flush_pending: bool
     pipes: ClassVar[dict[str, tuple[int, int]]] = {}
     """Read and write end of a pipe per stream, when the gateway made them, to look into them when we are gone."""
 
@@ -168,6 +180,7 @@ class KernelStream(OutStream):
         self.index = STREAMS.index(name)
         self._sent_characters = 0
         self._fork_buffer = ""
+        self._direct = _DirectSender(pub_thread)
         self._sent_at = 0.0
         self._flush_at_once = False
         kwargs["echo"] = None
@@ -247,8 +260,16 @@ class KernelStream(OutStream):
         """Never: see :meth:`close`."""
         return False
 
+    def _schedule_flush(self) -> None:
+        if self._flush_pending:
+            return
+        self._flush_pending = True
+        thread = self.pub_thread
+        # When the time is up it takes its place behind what other senders have queued by then.
+        thread.schedule(lambda: self._io_loop.call_later(self.flush_interval, thread.schedule, self._flush))
+
     def _flush(self) -> None:
-        """Sends the log; runs in the I/O thread."""
+        """Sends the log; runs in the I/O thread, as one of its queued events."""
         self._flush_pending = False
         self._flush_at_once = False
         self._sent_at = time.monotonic()
@@ -263,7 +284,7 @@ class KernelStream(OutStream):
                     parent=parent,
                     metadata={METADATA_KEY: {"stream": stream.name, "sent": stream._sent_characters}},
                 )
-                self.session.send(self.pub_thread, message, ident=stream.topic)
+                self.session.send(self._direct, message, ident=stream.topic)
 
     def _write_in_fork(self, string: str) -> None:
         # Whole lines, so that those of several children don't run into each other.

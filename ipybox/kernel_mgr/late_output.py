@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 
 _CHARACTERS = 4 * 1024 * 1024
 
 
+_EXECUTIONS = 10_000
+
+
 class LateOutput:
-    """Keeps the newest late text, by execution."""
+    """Keeps the newest late text of the executions that it was told to expect."""
 
     def __init__(self) -> None:
+        self._expected: OrderedDict[str, None] = OrderedDict()
         self._texts: deque[tuple[str, str]] = deque()
         self._size = 0
+
+    def expect(self, execution_id: str) -> None:
+        """Text of this execution is wanted when it is over."""
+        self._expected[execution_id] = None
+        while len(self._expected) > _EXECUTIONS:
+            self._expected.popitem(last=False)
+
+    def __contains__(self, execution_id: str) -> bool:
+        return execution_id in self._expected
 
     def add(self, execution_id: str, text: str) -> None:
         """Keeps text of an execution that is over."""

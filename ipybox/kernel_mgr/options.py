@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
@@ -28,15 +27,15 @@ def checked(
 ) -> ExecutionOptions:
     """The options that were given, checked. Raises ``ValueError`` and ``TypeError`` that name the argument."""
     options = ExecutionOptions()
-    if env:
+    if env is not None:
         options["env"] = arguments.environment("env", env)
     if cwd is not None:
-        if not isinstance(cwd, str | os.PathLike):
-            raise TypeError(f"cwd must be a path, got {cwd!r}")
-        options["cwd"] = os.fspath(cwd)
+        options["cwd"] = arguments.path("cwd", cwd)
     if file_name is not None:
         options["file_name"] = _text("file_name", file_name)
     if argv is not None:
+        if not isinstance(argv, list | tuple):
+            raise TypeError(f"argv must be a list of strings, got {argv!r}")
         options["argv"] = [_text("argv", item) for item in argv]
     return options
 

@@ -23,6 +23,8 @@ CURSOR_HEADER = "X-Ipybox-Cursor"
 """Header of the handshake's answer: number of the first message that the connection gets."""
 GAP = "ipybox_gap"
 """Type of the message that takes the place of messages which left the journal."""
+OVER = "ipybox_over"
+"""Type of the message that says that an execution is over, to a client that may have missed its end."""
 HUB_SESSION = "ipybox-hub"
 """Session of the messages that the gateway itself sends."""
 _WORD = 8
