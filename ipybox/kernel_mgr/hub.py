@@ -354,6 +354,10 @@ class KernelHub:
         if session_id == wire.HUB_SESSION:
             self._heard_reply.set()
             return
+        if channel == "stdin" and self._iopub_reader is not None:
+            # What was printed before a question comes before it; the kernel sent it first, on its other channel.
+            while self._iopub_reader.read():
+                pass
         number = self._append(channel, parts)
         if b'"execute_reply"' in parts[0]:
             try:
