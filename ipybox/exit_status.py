@@ -41,13 +41,20 @@ class ExitStatus:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExitStatus:
         """Reads what :meth:`to_dict` wrote; anything unreadable is ``unknown``."""
-        reason = data.get("reason")
-        return cls(
-            reason if reason in ("exited", "signalled", "memory", "restarted") else "unknown",
-            code=data.get("code"),
-            signal=data.get("signal"),
-            detail=str(data.get("detail") or ""),
-        )
+        reason, code, signal = data.get("reason"), data.get("code"), data.get("signal")
+        detail = str(data.get("detail") or "")
+        code = code if isinstance(code, int) else None
+        signal = signal if isinstance(signal, int) else None
+        match reason:
+            case "exited" if code is not None:
+                return cls("exited", code=code, detail=detail)
+            case "signalled" if signal is not None:
+                return cls("signalled", signal=signal, detail=detail)
+            case "memory":
+                return cls("memory", signal=signal, detail=detail)
+            case "restarted":
+                return cls("restarted", detail=detail)
+        return cls("unknown", detail=detail)
 
     @property
     def signal_name(self) -> str | None:

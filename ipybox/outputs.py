@@ -41,7 +41,7 @@ class DisplayOutput:
     def text(self) -> str:
         """The plain text form, empty if there is none."""
         value = self.data.get("text/plain", "")
-        return "".join(value) if isinstance(value, list) else str(value)
+        return "".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

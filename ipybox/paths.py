@@ -31,6 +31,7 @@ class PinnedDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._absolute = path.absolute()  # the program may change its directory meanwhile
         self._fd: int | None = None
         self._made = False
 
@@ -39,15 +40,15 @@ class PinnedDirectory:
         if self._fd is not None:
             return self
         try:
-            os.makedirs(self.path.parent, exist_ok=True)
-            os.mkdir(self.path)
+            os.makedirs(self._absolute.parent, exist_ok=True)
+            os.mkdir(self._absolute)
             self._made = True
         except FileExistsError:
             pass
         try:
-            self._fd = os.open(self.path, _DIRECTORY)
+            self._fd = os.open(self._absolute, _DIRECTORY)
         except OSError as error:
-            if self.path.is_symlink():
+            if self._absolute.is_symlink():
                 raise UnsafePathError(f"{self.path} is a symbolic link") from error
             raise
         return self
@@ -91,7 +92,7 @@ class PinnedDirectory:
         try:
             if self._made:
                 self._check_still_here()
-                os.rmdir(self.path)
+                os.rmdir(self._absolute)
         except OSError:
             pass  # not empty, or not ours any more: leave it alone
         finally:
@@ -110,7 +111,7 @@ class PinnedDirectory:
     def _check_still_here(self) -> None:
         assert self._fd is not None
         try:
-            there = os.stat(self.path, follow_symlinks=False)
+            there = os.stat(self._absolute, follow_symlinks=False)
         except FileNotFoundError:
             raise UnsafePathError(f"{self.path} was removed or renamed") from None
         if not os.path.samestat(there, os.fstat(self._fd)):

@@ -144,7 +144,10 @@ class KernelChannel:
             if message.type == "execute_reply":
                 over = message.parent_id
                 self._outstanding = {k: v for k, v in self._outstanding.items() if v[0] != over}
-        self._on_message(message)
+        try:
+            self._on_message(message)
+        except Exception:  # no message that kernel code makes up may cost the connection
+            log.warning("a message of kernel %s could not be handled", self._kernel_id, exc_info=True)
 
     async def _send_again(self) -> None:
         try:

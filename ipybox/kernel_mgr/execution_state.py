@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,12 +26,12 @@ from ipybox.outputs import (
 )
 from ipybox.paths import PinnedDirectory
 
-_ESCAPE_CODE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_ESCAPE_CODE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 
 
 def plain(text: str) -> str:
     """Text without terminal escape codes."""
-    return _ESCAPE_CODE.sub("", text)
+    return _ESCAPE_CODE.sub("", text).replace("\x1b", "")
 
 
 @dataclass(slots=True)
@@ -92,7 +91,10 @@ class ExecutionState:
     def asked_to_exit(self) -> bool:
         """Whether the code called ``exit()``: the kernel ends right after its reply."""
         payload = (self.reply or {}).get("payload") or []
-        return any(item.get("source") == "ask_exit" and not item.get("keepkernel") for item in payload)
+        if not isinstance(payload, list):
+            return False
+        items = [_mapping(item) for item in payload]
+        return any(item.get("source") == "ask_exit" and not item.get("keepkernel") for item in items)
 
     def feed(self, message: Message) -> list[Event]:
         """Takes a message that answers this execution's request and returns what it means."""
@@ -111,10 +113,11 @@ class ExecutionState:
                 return [ClearOutput(wait)]
             case "error":
                 self.error = _error(content)
+                self._clear_if_due()
                 self._outputs.append(self.error)
                 return [self.error]
             case "execute_input":
-                self._count = content.get("execution_count")
+                self._count = _count(content)
             case "input_request":
                 return [InputRequest(str(content.get("prompt", "")), bool(content.get("password")))]
             case "execute_reply":
@@ -129,8 +132,12 @@ class ExecutionState:
         self.images.append(path)
         saved = replace(display, image=path)
         for shown in self._outputs:
-            if isinstance(shown, _Shown) and shown.output is display:
+            if not isinstance(shown, _Shown):
+                continue
+            if shown.output is display:
                 shown.output = saved
+            elif display.kind == "update_display_data" and shown.output.display_id == display.display_id:
+                shown.output = replace(shown.output, image=path)
         return saved
 
     def failure(self) -> ErrorOutput | None:
@@ -199,7 +206,7 @@ class ExecutionState:
             data=_mapping(content.get("data")),
             metadata=_mapping(content.get("metadata")),
             display_id=transient.get("display_id"),
-            execution_count=content.get("execution_count"),
+            execution_count=_count(content),
         )
         self._clear_if_due()
         self._text.append(display.text)
@@ -217,7 +224,7 @@ class ExecutionState:
     def _replied(self, content: dict[str, Any]) -> None:
         self.reply = content
         if self._count is None:
-            self._count = content.get("execution_count")
+            self._count = _count(content)
         self._end()
 
     def _end(self) -> None:
@@ -247,8 +254,15 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _count(content: dict[str, Any]) -> int | None:
+    count = content.get("execution_count")
+    return count if isinstance(count, int) else None
+
+
 def _error(content: dict[str, Any]) -> ErrorOutput:
-    traceback: Sequence[Any] = content.get("traceback") or []
+    traceback = content.get("traceback")
+    if not isinstance(traceback, list):
+        traceback = []
     return ErrorOutput(
         name=str(content.get("ename") or "Error"),
         value=plain(str(content.get("evalue") or "")),

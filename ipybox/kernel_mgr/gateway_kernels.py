@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ class GatewayKernelManager(AsyncIOLoopKernelManager):
         elif self.has_kernel:
             await self._async_kill_kernel(restart=restart)
         await self._async_cleanup_resources(restart=restart)
+        if self.transport == "ipc":
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self.ip}-forks")  # jupyter_client knows only its own five
 
     shutdown_kernel = _async_shutdown_kernel
 

@@ -305,7 +305,7 @@ class KernelHub:
     def _from_iopub(self, frames: list[bytes]) -> None:
         self._heard_iopub.set()
         parts = _parts(frames)
-        if parts is None:
+        if parts is None or _poses_as_hub(parts[0]):
             return
         number = self._append("iopub", parts)
         if b'"status"' in parts[0]:
@@ -435,6 +435,11 @@ class KernelHub:
         task: asyncio.Task[None] = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _poses_as_hub(header: bytes) -> bool:
+    """Whether kernel code tries to speak to clients in our name."""
+    return any(name.encode() in header for name in (wire.HUB_SESSION, wire.GAP, wire.OVER))
 
 
 def _bound(

@@ -55,9 +55,10 @@ def has_image(data: Mapping[str, Any]) -> bool:
 
 def decode(mime: str, value: Any) -> bytes | None:
     """The bytes of an image in a mime bundle; None when it is not what its type says."""
-    text = "".join(map(str, value)) if isinstance(value, list) else value
-    if not isinstance(text, str):
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str) for part in parts):
         return None
+    text = "".join(parts)
     if mime == "image/svg+xml":
         return text.encode("utf-8", "surrogatepass")
     try:

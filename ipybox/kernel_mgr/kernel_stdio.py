@@ -99,16 +99,19 @@ class OutputLog:
         """Moves what is in the pipes into the log; the lock is held. Costs one system call when they are empty."""
         if not self._captures or not self._poll.poll(0):
             return
-        for capture in self._captures:
+        for capture in tuple(self._captures):
             self._read(capture)
 
     def finish_characters(self) -> None:
         """Delivers bytes that began a character which nobody finished; the lock is held."""
         for capture in self._captures:
-            rest = capture.decoder.decode(b"", True)
-            capture.decoder.reset()
-            if rest:
-                self.append(capture.stream, capture.stream.latest_parent, rest)
+            self._finish_character(capture)
+
+    def _finish_character(self, capture: _Capture) -> None:
+        rest = capture.decoder.decode(b"", True)
+        capture.decoder.reset()
+        if rest:
+            self.append(capture.stream, capture.stream.latest_parent, rest)
 
     def _read(self, capture: _Capture) -> None:
         taken = 0
@@ -122,6 +125,7 @@ class OutputLog:
             if not data:  # user code closed both ends that it could find
                 self._poll.unregister(capture.fd)
                 self._captures.remove(capture)
+                self._finish_character(capture)
                 return
             taken += len(data)
             text = capture.decoder.decode(data)

@@ -219,8 +219,9 @@ class IpyboxProvisioner(LocalProvisioner):
     async def _bury(self) -> None:
         process = self.process
         assert process is not None
-        code = process.wait()
+        # Before its end is collected: until then nobody else can get its pid, which is its session's number.
         await asyncio.to_thread(family.kill, process.pid, str(self.kernel_id))
+        code = process.wait()
         self._read_log()
         self._close_log()
         self.exit_status = self._explain(code)

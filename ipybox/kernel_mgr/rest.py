@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 
 from ipybox.errors import GatewayConnectionError, KernelStartError
+
+_NOT_OURS = "the server there is not an ipybox gateway"
 
 
 class KernelNotFoundError(LookupError):
@@ -17,6 +21,13 @@ class KernelNotFoundError(LookupError):
 
 class KernelNotReadyError(RuntimeError):
     """The kernel is there and will not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    server: str
+    text: str
 
 
 class GatewayApi:
@@ -37,39 +48,43 @@ class GatewayApi:
 
     async def check(self) -> None:
         """Makes sure that an ipybox gateway answers there and accepts us. Raises GatewayConnectionError."""
-        server = ""
-        async with self._request("GET", "/api/kernels") as answer:
-            server = answer.headers.get("Server", "")
-            if answer.status == 200 and server.startswith("ipybox/"):
-                return
-            if server.startswith("ipybox/") and answer.status in (401, 403):
-                raise self._refused(answer.status)
-        what = f" ({server})" if server else ""
-        raise GatewayConnectionError(self.address, f"the server there{what} is not an ipybox gateway")
+        answer = await self._call("GET", "/api/kernels")
+        if not answer.server.startswith("ipybox/"):
+            what = f" ({answer.server})" if answer.server else ""
+            raise GatewayConnectionError(self.address, f"the server there{what} is not an ipybox gateway")
+        if answer.status in (401, 403):
+            raise self._refused(answer.status)
+        if answer.status != 200:
+            raise GatewayConnectionError(self.address, f"it answered {answer.status}: {answer.text[:500]}")
 
     async def create_kernel(self, name: str | None) -> dict[str, Any]:
-        """Starts a kernel and returns its model."""
-        body = {} if name is None else {"name": name}
-        return await self._json("POST", "/api/kernels", body)
+        """Starts a kernel and returns its model. Raises KernelStartError."""
+        model = await self._model("POST", "/api/kernels", {} if name is None else {"name": name}, starts=True)
+        if not isinstance(model.get("id"), str):
+            raise GatewayConnectionError(self.address, _NOT_OURS)
+        return model
 
     async def kernel(self, kernel_id: str) -> dict[str, Any]:
         """A kernel's model. Raises KernelNotFoundError."""
-        return await self._json("GET", f"/api/kernels/{kernel_id}")
+        return await self._model("GET", f"/api/kernels/{kernel_id}")
 
     async def delete_kernel(self, kernel_id: str) -> None:
         """Ends a kernel; one that is gone already is fine."""
         try:
-            await self._json("DELETE", f"/api/kernels/{kernel_id}")
+            await self._model("DELETE", f"/api/kernels/{kernel_id}")
         except KernelNotFoundError:
             pass
 
     async def interrupt(self, kernel_id: str) -> None:
         """Interrupts a kernel."""
-        await self._json("POST", f"/api/kernels/{kernel_id}/interrupt", {})
+        await self._model("POST", f"/api/kernels/{kernel_id}/interrupt", {})
 
     async def restart(self, kernel_id: str) -> dict[str, Any]:
-        """Replaces a kernel's process; returns the kernel's model when the new one answers."""
-        return await self._json("POST", f"/api/kernels/{kernel_id}/restart", {})
+        """Replaces a kernel's process; returns the kernel's model when the new one answers.
+
+        Raises KernelStartError and KernelNotFoundError.
+        """
+        return await self._model("POST", f"/api/kernels/{kernel_id}/restart", {}, starts=True)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -77,33 +92,43 @@ class GatewayApi:
         if http is not None:
             await http.close()
 
-    def _request(self, method: str, path: str, body: Any = None) -> _Answer:
+    async def _model(self, method: str, path: str, body: Any = None, starts: bool = False) -> dict[str, Any]:
+        answer = await self._call(method, path, body)
+        if answer.status == 404:
+            if path == "/api/kernels":
+                raise GatewayConnectionError(self.address, _NOT_OURS)
+            raise KernelNotFoundError(path)
+        if answer.status in (401, 403):
+            raise self._refused(answer.status)
+        if answer.status >= 400:
+            why = f"the gateway answered {answer.status} to {method} {path}: {answer.text[:500]}"
+            raise KernelStartError(why) if starts else GatewayConnectionError(self.address, why)
+        if not answer.text:
+            return {}
+        try:
+            model = json.loads(answer.text)
+        except (ValueError, RecursionError):
+            model = None
+        if not isinstance(model, dict):
+            raise GatewayConnectionError(self.address, _NOT_OURS)
+        return model
+
+    async def _call(self, method: str, path: str, body: Any = None) -> _Answer:
+        """One request with its whole answer. All trouble on the way is a GatewayConnectionError."""
         if self._http is None:
             self._http = aiohttp.ClientSession(
                 headers=self.headers,
                 timeout=aiohttp.ClientTimeout(total=self._timeout),
                 connector=aiohttp.TCPConnector(force_close=True),
             )
-        return _Answer(self, self._http, method, path, body)
-
-    async def _json(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        async with self._request(method, path, body) as answer:
-            if answer.status == 404:
-                raise KernelNotFoundError(path)
-            if answer.status in (401, 403):
-                raise self._refused(answer.status)
-            text = await answer.text()
-            if answer.status >= 400:
-                raise KernelStartError(f"the gateway answered {answer.status} to {method} {path}: {text[:500]}")
-            if not text:
-                return {}
-            try:
-                model = await answer.json(content_type=None)
-            except ValueError:
-                model = None
-            if not isinstance(model, dict):
-                raise GatewayConnectionError(self.address, "the server there is not an ipybox gateway")
-            return model
+        try:
+            url = self.address + path
+            async with self._http.request(method, url, json=body, allow_redirects=False) as answer:
+                content = await answer.content.read()
+                server = answer.headers.get("Server", "")
+                return _Answer(answer.status, server, content.decode("utf-8", "replace"))
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise GatewayConnectionError(self.address, reason(error)) from error
 
     def _refused(self, status: int) -> GatewayConnectionError:
         if status == 401:
@@ -111,26 +136,9 @@ class GatewayApi:
         return GatewayConnectionError(self.address, "it refuses requests that use this name for it")
 
 
-class _Answer:
-    """A request under way, whose network trouble becomes a GatewayConnectionError."""
-
-    def __init__(self, api: GatewayApi, http: aiohttp.ClientSession, method: str, path: str, body: Any) -> None:
-        self._api = api
-        self._context = http.request(method, api.address + path, json=body, allow_redirects=False)
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        try:
-            return await self._context.__aenter__()
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise GatewayConnectionError(self._api.address, reason(error)) from error
-
-    async def __aexit__(self, *details: Any) -> None:
-        await self._context.__aexit__(*details)
-
-
 def reason(error: BaseException) -> str:
     """Why a connection failed, in words."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
+    if isinstance(error, aiohttp.ClientConnectorDNSError | UnicodeError):
         return "the host name does not resolve"
     if isinstance(error, asyncio.TimeoutError):
         return "it did not answer in time"

@@ -66,7 +66,11 @@ class ZmqReader:
                 break
             handled += 1
             size += sum(map(len, frames))
-            self._on_message(frames)
+            try:
+                self._on_message(frames)
+            except BaseException:
+                self.kick()  # nothing else would wake us for the messages behind this one
+                raise
         return handled
 
     def close(self) -> None:

@@ -5,11 +5,13 @@ Everything here blocks, and is meant to run in a thread: an owner may enter in o
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from ipybox.process import warden
 
 _TAIL_LINES = 40
 _LINE_BYTES = 8192
+_LAST_PATIENCE = 5.0
 
 
 class ChildProcess:
@@ -41,9 +44,12 @@ class ChildProcess:
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         self._on_line = on_line
+        self._remove = remove
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
         owner_fd, self._lifeline = _owner_descriptor()
         options = ["--owner-fd", str(owner_fd)]
+        if "LC_CTYPE" not in env:
+            options += ["--unset", "LC_CTYPE"]  # Python's start adds it, and the environment is to be what was given
         if remove is not None:
             options += ["--remove", str(remove)]
         try:
@@ -90,30 +96,33 @@ class ChildProcess:
         try:
             if self.is_alive:
                 self._process.terminate()
-                try:
-                    self._process.wait(timeout)
-                except subprocess.TimeoutExpired:
-                    self._kill()
+                if not self._is_over_after(timeout):
+                    self._process.send_signal(signal.SIGQUIT)  # no more patience
+                    self._process.send_signal(signal.SIGCONT)
+                    if not self._is_over_after(_LAST_PATIENCE):
+                        self._kill()
         finally:
             self._close_lifeline()
+            if self._remove is not None:
+                shutil.rmtree(self._remove, ignore_errors=True)  # the warden did it, unless it could not
             self._pump.join(timeout=2)
             if self._process.stdout is not None and not self._pump.is_alive():
                 self._process.stdout.close()
 
+    def _is_over_after(self, seconds: float) -> bool:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def _kill(self) -> None:
-        """The warden does not end its family in time; do it from here."""
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            family = warden.descendants(self.pid, warden.parents())
-            if not family:
-                break
-            for pid in family:
-                try:
-                    os.kill(pid, 9)
-                except OSError:
-                    pass
-            time.sleep(0.01)  # nothing to wait for: they are not our children
-        self._process.kill()
+        """The warden does not end its family; do it from here, as far as it can be seen now."""
+        for pid in (*warden.descendants(self.pid, warden.parents()), self.pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
         self._process.wait()
 
     def _close_lifeline(self) -> None:
@@ -128,7 +137,10 @@ class ChildProcess:
             text = line.decode("utf-8", "replace").rstrip("\n")
             self._tail.append(text)
             if self._on_line is not None:
-                self._on_line(text)
+                try:
+                    self._on_line(text)
+                except Exception:  # whatever it is, a writer must never find its pipe full
+                    logging.getLogger("ipybox.gateway").debug("a line of the log was not taken", exc_info=True)
 
 
 def _owner_descriptor() -> tuple[int, int | None]:

@@ -20,6 +20,10 @@ def listen(host: str, port: int) -> list[socket.socket]:
     that does not resolve.
     """
     # Several addresses of one host must be ours together: a client may try any of them first.
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, "not a valid host name") from error
     addresses = list(
         dict.fromkeys(
             (family, address[0]) for family, _, _, _, address in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

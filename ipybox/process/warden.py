@@ -1,13 +1,13 @@
 """Keeps one command's whole family of processes, and lets none of it outlive its owner. Floor: process.
 
-Run as a script, ``python -I -S warden.py --owner-fd N [--grace S] [--remove DIR] -- command ...``, with nothing but
-the standard library, so that it starts in a few milliseconds and stays small. It
+Run as a script, ``python -I -S warden.py --owner-fd N [--grace S] [--remove DIR] [--unset NAME] -- command ...``, with
+nothing but the standard library, so that it starts in a few milliseconds and stays small. It
 
 * adopts every orphan below the command (on Linux it is a "child subreaper"), also daemons with a session of their own,
 * watches its owner through a descriptor that becomes readable when the owner is gone: a pidfd, or the read end of a
   pipe whose write end only the owner holds,
-* and when the command ends, when the owner is gone (SIGKILL included), or on SIGTERM, ends all of them, removes DIR,
-  and exits with the command's exit status.
+* and when the command ends, when the owner is gone (SIGKILL included), or on SIGTERM or SIGQUIT (without grace), ends
+  all of them, removes DIR, and exits with the command's exit status, 128+N for signal N.
 """
 
 from __future__ import annotations
@@ -20,10 +20,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_RESET = (
+    signal.SIGTERM,
+    signal.SIGQUIT,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    signal.SIGPIPE,
+    signal.SIGXFSZ,
+)
+"""Signals that Python or we handle, and that the command shall find as a shell would leave them."""
 _LINUX = sys.platform.startswith("linux")
 
 
@@ -87,13 +97,13 @@ def _reap() -> dict[int, int]:
         ended[pid] = status
 
 
-def _end_all(command: int, grace: float, wakeup: int) -> int | None:
+def _end_all(command: int, grace: float, wakeup: int, is_in_a_hurry: Callable[[], bool]) -> int | None:
     """Ends every process below this one and returns the command's wait status, if it was collected here."""
     status: int | None = None
     me = os.getpid()
     asked_until = time.monotonic() + grace
     _signal_all([command], signal.SIGTERM)
-    while grace and time.monotonic() < asked_until:
+    while grace and time.monotonic() < asked_until and not is_in_a_hurry():
         select.select([wakeup], [], [], max(0.0, asked_until - time.monotonic()))
         _drain(wakeup)
         status = _reap().get(command, status)
@@ -136,30 +146,38 @@ def main(arguments: list[str]) -> int:
     for fd in (wakeup_read, wakeup_write):
         os.set_blocking(fd, False)
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
-    told_to_stop = False
+    told_to_stop = in_a_hurry = False
 
     def stop(signum: int, frame: object) -> None:
-        nonlocal told_to_stop
+        nonlocal told_to_stop, in_a_hurry
         told_to_stop = True
+        in_a_hurry = in_a_hurry or signum == signal.SIGQUIT
 
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGQUIT, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the owner's business
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
 
     me = os.getpid()
+    # Blocked, a signal that comes between fork and exec waits for the command instead of hitting a handler of ours.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _RESET)
     child = os.fork()
     if child == 0:
         try:
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            for signum in _RESET:
                 signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _RESET)
             # Should the warden itself be killed, the command is asked to end its own family.
             _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            os.environ.pop(values.get("--unset", ""), None)
             if os.getppid() == me:
                 os.execv(command[0], command)
         except OSError as error:
             os.write(2, f"can't run {command[0]}: {error}\n".encode())
         os._exit(127)
+
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _RESET)
 
     # Only the owner and the command may hold what we inherited for the command.
     for number in map(int, os.listdir("/proc/self/fd" if _LINUX else "/dev/fd")):
@@ -176,11 +194,14 @@ def main(arguments: list[str]) -> int:
         status = _reap().get(child)
         if owner_fd in readable:
             break
-    ended = _end_all(child, grace if status is None else 0.0, wakeup_read)
+    ended = _end_all(child, grace if status is None else 0.0, wakeup_read, lambda: in_a_hurry)
     if "--remove" in values:
         shutil.rmtree(values["--remove"], ignore_errors=True)
     final = status if status is not None else ended
-    return os.waitstatus_to_exitcode(final) & 0xFF if final is not None else 0
+    if final is None:
+        return 0
+    code = os.waitstatus_to_exitcode(final)
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
