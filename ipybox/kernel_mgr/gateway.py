@@ -14,6 +14,7 @@ import signal
 import socket
 from collections.abc import Awaitable
 from typing import Any
+from urllib.parse import urlsplit
 
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
 from kernel_gateway.gatewayapp import KernelGatewayApp
@@ -34,8 +35,8 @@ class Guard:
     """Decides who may talk to the gateway, on every route and before anything else.
 
     With a token, every request needs it (``Authorization: token ...``, ``Authorization: Bearer ...`` or ``?token=``).
-    With or without, requests that a web page in somebody's browser makes are refused: pages send an ``Origin``, and a
-    page that rebinds its own name to our address sends that name as ``Host``.
+    With or without, requests that a web page in somebody's browser makes are refused: pages send the ``Origin`` that
+    they come from, which is not us, and a page that rebinds its own name to our address sends that name as ``Host``.
     """
 
     request: Any
@@ -44,8 +45,9 @@ class Guard:
     def prepare(self) -> Awaitable[None] | None:
         """Runs before the handler of any method."""
         settings: GatewaySettings = self.settings["ipybox_settings"]
-        if self.request.headers.get("Origin"):
-            raise web.HTTPError(403, "requests of web pages are not answered")
+        origin = self.request.headers.get("Origin")
+        if origin and urlsplit(origin).netloc != self.request.headers.get("Host"):
+            raise web.HTTPError(403, "requests of other web pages are not answered")
         if settings.allowed_hosts is not None:
             host = _host_name(self.request.headers.get("Host", ""))
             if host not in settings.allowed_hosts:

@@ -272,6 +272,7 @@ class KernelHub:
             except TimeoutError:
                 continue
         if not self._ready.done():
+            self._on_activity("idle")
             self._ready.set_result(None)
         waiting, self._waiting = self._waiting, []
         for session_id, channel, frames in waiting:
