@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from ipybox.errors import (
     ConnectionLostError,
@@ -85,8 +86,10 @@ class Execution:
         self._images = images
         self._on_input = on_input
         self._inbox: asyncio.Queue[Message | ExitStatus | Exception | None] = asyncio.Queue()
-        self._events: list[Event] = []
-        self._deadline: float | None = None
+        self._events: deque[Event] = deque()
+        self._failure: IpyboxError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping: asyncio.Future[bool] | None = None
         self._begun = False
         self._ended = False
         self._image_error: ImageWriteError | None = None
@@ -116,7 +119,8 @@ class Execution:
         await self._owner.begin(self)
         self._begun = True
         if self.timeout is not None:
-            self._deadline = asyncio.get_running_loop().time() + self.timeout
+            # The code is stopped in time also when whoever iterates here takes its own time.
+            self._timer = asyncio.get_running_loop().call_later(self.timeout, self._time_is_up)
         return self
 
     async def __aexit__(
@@ -130,10 +134,16 @@ class Execution:
 
     async def __anext__(self) -> Event:
         while not self._events:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
             if self._ended:
                 raise StopAsyncIteration
-            await self._advance()
-        return self._events.pop(0)
+            try:
+                await self._advance()
+            except IpyboxError as error:
+                self._failure = error  # after what was said before it
+        return self._events.popleft()
 
     def deliver(self, item: Message | ExitStatus | Exception) -> None:
         """A message for this execution, or the news that its kernel is dead or its connection lost."""
@@ -151,24 +161,21 @@ class Execution:
 
     async def _advance(self) -> None:
         """Takes one message, or finds that the time is up."""
+        if self._stopping is not None:
+            await self._out_of_time(self._stopping)
+        waits_for_other_half = self.state.is_idle != (self.state.reply is not None)
         try:
-            item = self._inbox.get_nowait()
-        except asyncio.QueueEmpty:
-            try:
-                async with asyncio.timeout_at(self._next_deadline()):
-                    item = await self._inbox.get()
-            except TimeoutError:
-                await self._out_of_time()
-                return
+            async with asyncio.timeout(_REPLY_PATIENCE if waits_for_other_half else None):
+                item = await self._inbox.get()
+        except TimeoutError:
+            self._give_up_waiting()
         await self._take(item)
 
-    def _next_deadline(self) -> float | None:
-        """When waiting for the next message makes no sense any more."""
-        waits_for_other_half = self.state.is_idle != (self.state.reply is not None)
-        if not waits_for_other_half:
-            return self._deadline
-        patience = asyncio.get_running_loop().time() + _REPLY_PATIENCE
-        return patience if self._deadline is None else min(patience, self._deadline)
+    def _time_is_up(self) -> None:
+        if not self.over.is_set():
+            self._stopping = asyncio.ensure_future(self._owner.stop(self))
+            self._stopping.add_done_callback(_retrieve)
+            self._inbox.put_nowait(None)
 
     async def _take(self, item: Message | ExitStatus | Exception | None) -> None:
         if isinstance(item, Message):
@@ -218,12 +225,12 @@ class Execution:
         await self._owner.answer(self, answer)
 
     async def _wait_for_answer(self, answer: Awaitable[str]) -> str | None:
-        """Waits for whoever answers; None when there is nobody to answer any more, or no time."""
+        """Waits for whoever answers; None when there is nobody to answer any more."""
         answering = asyncio.ensure_future(answer)
         ending = asyncio.ensure_future(self.over.wait())
-        left = None if self._deadline is None else self._deadline - asyncio.get_running_loop().time()
         try:
-            await asyncio.wait([answering, ending], timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            # A timeout stops the code, and that ends the execution.
+            await asyncio.wait([answering, ending], return_when=asyncio.FIRST_COMPLETED)
             return answering.result() if answering.done() else None
         finally:
             ending.cancel()
@@ -231,22 +238,22 @@ class Execution:
                 answering.cancel()
                 await asyncio.wait([answering])
 
-    async def _out_of_time(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._deadline is not None and loop.time() >= self._deadline:
-            assert self.timeout is not None
-            try:
-                preserved = await self._owner.stop(self)
-            except IpyboxError as error:  # the gateway is gone as well
-                await self._take_what_is_there()
-                cursor = self._owner.cursor
-                self._end()
-                raise ConnectionLostError(str(error), self.id, cursor, self.state.result()) from error
+    async def _out_of_time(self, stopping: asyncio.Future[bool]) -> NoReturn:
+        assert self.timeout is not None
+        try:
+            preserved = await asyncio.shield(stopping)
+        except IpyboxError as error:  # the gateway is gone as well
             await self._take_what_is_there()
-            self.told_of_loss = True
+            cursor = self._owner.cursor
             self._end()
-            raise ExecutionTimeoutError(self.timeout, self.state.result(), preserved)
-        # Reply and idle belong together. One of them will not come: user code broke the kernel's own machinery.
+            raise ConnectionLostError(str(error), self.id, cursor, self.state.result()) from error
+        await self._take_what_is_there()
+        self.told_of_loss = True
+        self._end()
+        raise ExecutionTimeoutError(self.timeout, self.state.result(), preserved)
+
+    def _give_up_waiting(self) -> NoReturn:
+        """Reply and idle belong together. One of them will not come: user code broke the kernel's own machinery."""
         missing = "reply" if self.state.reply is None else "idle status"
         self._end()
         raise ExecutionError(
@@ -290,7 +297,15 @@ class Execution:
 
     def _end(self) -> None:
         self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
         self.state.close()
         if self._begun:
             self._begun = False
             self._owner.end(self)
+
+
+def _retrieve(future: asyncio.Future[bool]) -> None:
+    """Takes notice of a result that nobody may wait for any more."""
+    if not future.cancelled():
+        future.exception()

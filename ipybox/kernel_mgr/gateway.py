@@ -6,6 +6,7 @@ sockets and settings through descriptors; it says when it serves, and it exits o
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import os
@@ -27,6 +28,8 @@ from ipybox.kernel_mgr.connection import JournalConnection
 from ipybox.kernel_mgr.gateway_kernels import GatewayKernels, KernelSpecs
 from ipybox.kernel_mgr.settings import GatewaySettings
 
+PING_SECONDS = 30
+"""How often a client is asked whether it is still there, and how long it may take to answer."""
 MAX_MESSAGE_BYTES = 1024**3
 """Limit for one message from a client; a limit at all only because memory has one."""
 
@@ -71,7 +74,26 @@ class Guard:
 
 
 class _Channels:
-    """The websocket route: our subprotocol first, nothing compressed."""
+    """The websocket route: our subprotocol first, nothing compressed, pings by tornado.
+
+    Jupyter's own pings count milliseconds in the properties in which tornado counts seconds, and close a connection
+    that has had no time to answer yet.
+    """
+
+    ping_interval = PING_SECONDS
+    ping_timeout = PING_SECONDS
+    ping_callback: Any
+
+    async def open(self, kernel_id: str) -> None:
+        """The websocket is open."""
+        opening = asyncio.ensure_future(super().open(kernel_id))  # type: ignore[misc]
+        await asyncio.sleep(0)
+        if self.ping_callback is not None:
+            self.ping_callback.stop()
+        await opening
+
+    def send_ping(self) -> None:
+        """Jupyter's ping, of which there shall be none."""
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
         """Ours, if the client knows it."""
@@ -115,7 +137,6 @@ class Gateway(KernelGatewayApp):
             ipybox_settings=self.settings,
             kg_list_kernels=True,
             websocket_max_message_size=MAX_MESSAGE_BYTES,
-            ws_ping_timeout=self.ws_ping_interval * 1000,
         )
 
     def init_http_server(self) -> None:

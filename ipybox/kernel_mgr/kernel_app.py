@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import zmq
@@ -92,6 +92,10 @@ class Shell(ZMQInteractiveShell):
         with self.kernel.interrupts.user_code():
             return bool(await super().run_code(code_obj, result, async_=async_))
 
+    def _tee(self, channel: str) -> AbstractContextManager[None]:
+        """IPython would keep a second copy of everything that is ever printed, for the ``%notebook`` magic."""
+        return nullcontext()
+
     def init_events(self) -> None:
         """Lets interrupts reach callbacks as well, such as the one that draws figures at the end of a cell."""
         super().init_events()
@@ -167,9 +171,18 @@ class Kernel(IPythonKernel):
             self._end_of_cell()
         return reply
 
+    def _input_request(self, *args: Any, **kwargs: Any) -> str:
+        """Asks the client, after everything that was shown before."""
+        self._stdout.flush_queue()
+        answer: str = super()._input_request(*args, **kwargs)
+        return answer
+
     def _end_of_cell(self) -> None:
         self.interrupts.finish()
         self.interrupts.install()
+        kept = getattr(self.shell.history_manager, "outputs", None)
+        if kept is not None:
+            kept.clear()  # likewise a copy of everything that is ever displayed
         for name, ours in (("stdout", self._stdout), ("stderr", self._stderr)):
             try:
                 getattr(sys, name).flush()
@@ -326,7 +339,10 @@ def main() -> None:
     app = KernelApp.instance(config=configuration())
     arguments = sys.argv[1:]
     sys.argv = [""]  # code that reads its arguments must not find the kernel's
+    # A debugger that nobody attaches to would take a third of the start and 7 MB.
+    sys.modules["debugpy"] = None  # type: ignore[assignment]
     app.initialize(arguments)
+    del sys.modules["debugpy"]
     app.start()
 
 

@@ -56,6 +56,7 @@ class OutputLog:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.is_fork = False
+        self.is_sending = False
         self.segments: list[tuple[KernelStream, dict[str, Any], list[str]]] = []
         self.pending = 0
         self._captures: list[_Capture] = []
@@ -82,6 +83,7 @@ class OutputLog:
         with self.lock:
             taken, self.segments = self.segments, []
             self.pending = 0
+            self.is_sending = bool(taken)
         return taken
 
     def capture(self, stream: KernelStream, fd: int) -> None:
@@ -225,7 +227,8 @@ class KernelStream(OutStream):
             return len(string)
         parent = self.parent_header
         with log.lock:
-            log.pull()  # first what a child process wrote before
+            if string != "\n":  # the second write of a print
+                log.pull()  # first what a child process wrote before
             log.append(self, parent, string)
             urgent = log.pending > _URGENT_CHARACTERS
         if not self._flush_at_once and (
@@ -253,6 +256,12 @@ class KernelStream(OutStream):
             return
         with self.log.lock:
             self.log.pull()
+            if not self.log.segments and not self.log.is_sending:
+                return  # the hand-over to the I/O thread and back costs more than all the rest of a short cell
+        self.flush_queue()
+
+    def flush_queue(self) -> None:
+        """Waits until everything is sent that anybody has handed to the I/O thread so far."""
         super().flush()
 
     def close(self) -> None:
@@ -277,18 +286,21 @@ class KernelStream(OutStream):
         self._flush_pending = False
         self._flush_at_once = False
         self._sent_at = time.monotonic()
-        for stream, parent, texts in self.log.take():
-            text = "".join(texts)
-            for piece in _pieces(text):
-                self.session.pid = os.getpid()
-                stream._sent_characters += len(piece)
-                message = self.session.msg(
-                    "stream",
-                    {"name": stream.name, "text": piece},
-                    parent=parent,
-                    metadata={METADATA_KEY: {"stream": stream.name, "sent": stream._sent_characters}},
-                )
-                self.session.send(self._direct, message, ident=stream.topic)
+        try:
+            for stream, parent, texts in self.log.take():
+                text = "".join(texts)
+                for piece in _pieces(text):
+                    self.session.pid = os.getpid()
+                    stream._sent_characters += len(piece)
+                    message = self.session.msg(
+                        "stream",
+                        {"name": stream.name, "text": piece},
+                        parent=parent,
+                        metadata={METADATA_KEY: {"stream": stream.name, "sent": stream._sent_characters}},
+                    )
+                    self.session.send(self._direct, message, ident=stream.topic)
+        finally:
+            self.log.is_sending = False
 
     def _write_in_fork(self, string: str) -> None:
         # Whole lines, so that those of several children don't run into each other.
