@@ -449,10 +449,24 @@ class KernelClient:
                     await execution.over.wait()
                 return not link.is_dead
             except TimeoutError:
-                continue
+                if await self._is_only_talking(execution):
+                    return not link.is_dead
         await link.replace()
         execution.over.set()
         return False
+
+    async def _is_only_talking(self, execution: Execution) -> bool:
+        """Whether the code has ended and only its output, of which there is much, is still on its way."""
+        loop = asyncio.get_running_loop()
+        while execution.answered.is_set() and not execution.over.is_set():
+            if loop.time() - execution.heard_at > self.interrupt_grace:
+                return False
+            try:
+                async with asyncio.timeout(self.interrupt_grace / 10):
+                    await execution.over.wait()
+            except TimeoutError:
+                continue
+        return execution.over.is_set()
 
     def _keep(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -97,7 +97,9 @@ class Execution:
         self._replied = self._idled = False
         self._end_missed = False
         self.started = asyncio.Event()
+        self.answered = asyncio.Event()
         self.over = asyncio.Event()
+        self.heard_at = 0.0
         self.told_of_loss = False
 
     @property
@@ -149,8 +151,10 @@ class Execution:
         """A message for this execution, or the news that its kernel is dead or its connection lost."""
         self._inbox.put_nowait(item)
         if isinstance(item, Message):
+            self.heard_at = asyncio.get_running_loop().time()
             if item.type == "execute_reply":
                 self._replied = True
+                self.answered.set()
             elif item.type == "status" and item.content.get("execution_state") == "idle":
                 self._idled = True
             self.started.set()

@@ -312,10 +312,12 @@ async def kernels_of(gateway: KernelGateway) -> set[str]:
 async def test_connecting_that_is_cancelled_leaves_no_kernel() -> None:
     async with KernelGateway(port=0) as gateway:
         for delay in (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15):
-            connecting = asyncio.create_task(KernelClient(gateway.host, gateway.port).connect())
+            client = KernelClient(gateway.host, gateway.port)
+            connecting = asyncio.create_task(client.connect())
             await asyncio.wait([connecting], timeout=delay)
             connecting.cancel()
             await asyncio.wait([connecting])
+            await client.disconnect()  # of one that was quicker than the cancellation
         left = await kernels_of(gateway)
         for _ in range(100):
             if not left:
