@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict, Unpack
 from uuid import uuid4
 
 from ipybox import arguments
@@ -38,6 +38,17 @@ OWN_KERNEL = "ipybox"
 """Name of the kernelspec that knows per-execution options."""
 
 log = logging.getLogger("ipybox.client")
+
+
+class RunOptions(TypedDict, total=False):
+    """Keyword arguments that ``run``, ``execute`` and ``stream`` share; ``execute`` explains them."""
+
+    env: Mapping[str, str] | None
+    cwd: Path | str | None
+    file_name: str | None
+    argv: list[str] | None
+    on_input: InputCallback | None
+    output_limit: OutputLimit | None
 
 
 class KernelClient:
@@ -190,13 +201,7 @@ class KernelClient:
         self,
         code: str,
         timeout: float | None = None,
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | str | None = None,
-        file_name: str | None = None,
-        argv: list[str] | None = None,
-        on_input: InputCallback | None = None,
-        output_limit: OutputLimit | None = None,
+        **options: Unpack[RunOptions],
     ) -> ExecutionResult:
         """Runs code and returns what it produced.
 
@@ -220,30 +225,14 @@ class KernelClient:
 
             All of them carry what was produced until then in ``result``.
         """
-        run = self.run(
-            code,
-            timeout,
-            env=env,
-            cwd=cwd,
-            file_name=file_name,
-            argv=argv,
-            on_input=on_input,
-            output_limit=output_limit,
-        )
-        async with run as execution:
+        async with self.run(code, timeout, **options) as execution:
             return await execution.result()
 
     async def stream(
         self,
         code: str,
         timeout: float | None = None,
-        *,
-        env: Mapping[str, str] | None = None,
-        cwd: Path | str | None = None,
-        file_name: str | None = None,
-        argv: list[str] | None = None,
-        on_input: InputCallback | None = None,
-        output_limit: OutputLimit | None = None,
+        **options: Unpack[RunOptions],
     ) -> AsyncIterator[str | ExecutionResult]:
         """Runs code and yields its text as it comes, then the :class:`ExecutionResult`.
 
@@ -251,17 +240,7 @@ class KernelClient:
         is closed: at once with ``contextlib.aclosing``, else when Python gets to it. :meth:`run` does not have that
         wrinkle.
         """
-        run = self.run(
-            code,
-            timeout,
-            env=env,
-            cwd=cwd,
-            file_name=file_name,
-            argv=argv,
-            on_input=on_input,
-            output_limit=output_limit,
-        )
-        async with run as execution:
+        async with self.run(code, timeout, **options) as execution:
             async for event in execution:
                 if isinstance(event, StreamOutput) or (isinstance(event, DisplayOutput) and event.text):
                     yield event.text
