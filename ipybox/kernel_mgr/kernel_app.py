@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
@@ -342,6 +343,8 @@ def main() -> None:
     # A debugger that nobody attaches to would take a third of the start and 7 MB.
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     app.initialize(arguments)
+    # sys.exit() is an honest end of a program; IPython's advice to a person at its prompt is no output of it.
+    warnings.filterwarnings("ignore", "To exit: use", UserWarning)
     del sys.modules["debugpy"]
     app.start()
 
