@@ -43,8 +43,8 @@ class ExitStatus:
         """Reads what :meth:`to_dict` wrote; anything unreadable is ``unknown``."""
         reason, code, signal = data.get("reason"), data.get("code"), data.get("signal")
         detail = str(data.get("detail") or "")
-        code = code if isinstance(code, int) else None
-        signal = signal if isinstance(signal, int) else None
+        code = code if type(code) is int else None
+        signal = signal if type(signal) is int else None
         match reason:
             case "exited" if code is not None:
                 return cls("exited", code=code, detail=detail)

@@ -256,7 +256,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _count(content: dict[str, Any]) -> int | None:
     count = content.get("execution_count")
-    return count if isinstance(count, int) else None
+    return count if type(count) is int else None  # JSON's true is an int as well
 
 
 def _error(content: dict[str, Any]) -> ErrorOutput:
