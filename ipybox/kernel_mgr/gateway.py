@@ -130,6 +130,12 @@ class Gateway(KernelGatewayApp):
     name = "ipybox-gateway"
     settings: GatewaySettings
 
+    def load_config_file(self, *args: Any, **kwargs: Any) -> None:
+        """Reads no configuration file: all settings come from the owner, and others could write one."""
+
+    def migrate_config(self) -> None:
+        """Leaves the user's files alone."""
+
     def init_webapp(self) -> None:
         """Makes the web application."""
         super().init_webapp()
@@ -193,9 +199,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _jupyter_environment(settings: GatewaySettings) -> dict[str, str]:
-    """Keeps Jupyter's files in the private directory, and configuration that others could write out."""
+    """Keeps Jupyter's files in the private directory."""
     return {
-        "JUPYTER_NO_CONFIG": "1",
         "JUPYTER_PLATFORM_DIRS": "0",
         "JUPYTER_RUNTIME_DIR": settings.run_dir,
         "JUPYTER_CONFIG_DIR": os.path.join(settings.run_dir, "config"),
