@@ -72,6 +72,8 @@ class JournalConnection(ZMQChannelsWebsocketConnection):
             return connected
         self.session_key = f"{self.kernel_id}:{self.session_id}"
         self.multi_kernel_manager.notify_connect(self.kernel_id)
+        if self._execution is None:
+            self._hub.greet(self.session_id)
         self._hub.subscribe(self)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)

@@ -230,6 +230,11 @@ class KernelHub:
         if self._iopub_reader is not None and self._lag() < self.journal.capacity // 4:
             self._iopub_reader.resume()
 
+    def greet(self, session_id: str) -> None:
+        """A client is there: connects its channels, so that they are when it needs them."""
+        if not self._closed and self.exit_status is None and self._ready.done() and self._ready.exception() is None:
+            self._socket(session_id, "stdin")
+
     def send(self, session_id: str, channel: str, parts: Sequence[bytes | memoryview]) -> None:
         """Sends a client's message to the kernel. The kernel's death is announced again when there is none."""
         if channel not in _REQUEST_CHANNELS or self._closed:

@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,6 +35,9 @@ from ipybox.kernel_mgr.flight_recorder import STDIO_FDS, FlightRecorder
 from ipybox.kernel_mgr.kernel_interrupts import Interrupts
 from ipybox.kernel_mgr.kernel_stdio import KernelStream, finish_cell, follow_threads, keep_last_words
 from ipybox.kernel_mgr.wire import METADATA_KEY
+
+_CONNECT_PATIENCE = 10.0
+_CONNECT_LOOK = 0.005
 
 
 def pack(message: Any) -> bytes:
@@ -173,10 +177,22 @@ class Kernel(IPythonKernel):
         return reply
 
     def _input_request(self, *args: Any, **kwargs: Any) -> str:
-        """Asks the client, after everything that was shown before."""
+        """Asks the client, after everything that was shown before.
+
+        ZMQ drops a message to a client whose connection for questions is not there yet, unless told to complain; a
+        question that nobody hears would wait for ever.
+        """
         self._stdout.flush_queue()
-        answer: str = super()._input_request(*args, **kwargs)
-        return answer
+        self.stdin_socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        deadline = time.monotonic() + _CONNECT_PATIENCE
+        while True:
+            try:
+                answer: str = super()._input_request(*args, **kwargs)
+                return answer
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EHOSTUNREACH or time.monotonic() > deadline:
+                    raise
+            time.sleep(_CONNECT_LOOK)  # the socket says who is connected only when it is used
 
     def _end_of_cell(self) -> None:
         self.interrupts.finish()
