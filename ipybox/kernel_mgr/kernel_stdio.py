@@ -384,13 +384,16 @@ def _flush_c_streams() -> None:
 
 
 def keep_last_words() -> None:
-    """Lets ``os._exit`` send what a forked child has not written yet; it skips everything else."""
+    """Lets ``os._exit``, which skips everything else, keep what was printed and is on its way inside the process."""
     leave = os._exit
 
     def leave_with_words(status: int) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, KernelStream) and stream.log.is_fork:
                 stream.flush()
+        log = KernelStream.log
+        if not log.is_fork and log.lock.acquire(timeout=1):
+            log.pull()  # what the watching thread took out of a pipe, or would, is noted before the end
         leave(status)
 
     os._exit = leave_with_words
