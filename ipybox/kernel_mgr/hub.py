@@ -124,6 +124,7 @@ class KernelHub:
         self._running: str | None = None
         self._running_header: dict[str, Any] = {}
         self._last_streams: dict[str, bytes] = {}
+        self._unanswered: dict[str, dict[str, Any]] = {}
         self._closed = False
 
     # ---- the kernel's side ------------------------------------------------------------------------------------
@@ -136,6 +137,7 @@ class KernelHub:
         self._running = None
         self._running_header = {}
         self._last_streams = {}
+        self._unanswered = {}
         self._info = info
         key = info["key"]
         self._session = Session(
@@ -299,7 +301,7 @@ class KernelHub:
         self.exit_status = status
         for stream, text in last_words(self._sent_characters()):
             words = wire.request("iopub", "stream", {"name": stream, "text": text}, session=wire.HUB_SESSION)
-            words.parent = self._running_header
+            words.parent = self._speaker()
             self._append("iopub", words.parts())
         self._append_status("dead", status)
         self._close_sockets()
@@ -336,11 +338,18 @@ class KernelHub:
             while len(self._executions) > _MAX_EXECUTIONS:
                 self._executions.popitem(last=False)
         elif state == "idle":
+            self._unanswered.pop(execution, None)
             if execution in self._executions:
                 self._executions[execution].idle = number
             if execution == self._running:
                 self._running = None
         self._on_activity(state)
+
+    def _speaker(self) -> dict[str, Any]:
+        """Header of the request that was running: a kernel may die before its "busy" for it is out."""
+        if self._running is None and self._unanswered:
+            return next(iter(self._unanswered.values()))
+        return self._running_header
 
     def _sent_characters(self) -> dict[str, int]:
         """How many characters of each stream the kernel's messages carried."""
@@ -401,6 +410,9 @@ class KernelHub:
 
     def _send(self, session_id: str, channel: str, parts: list[bytes]) -> None:
         socket, reader = self._socket(session_id, channel)
+        if channel == "shell" and b'"execute_request"' in parts[0]:
+            header = wire.unpack(parts[0])
+            self._unanswered[str(header.get("msg_id", ""))] = header
         socket.send_multipart([DELIM, self._session.sign(parts[:4]), *parts], zmq.NOBLOCK)
         reader.kick()
 
