@@ -55,6 +55,15 @@ def seconds(name: str, value: Any) -> float:
     return seconds
 
 
+def position(name: str, value: Any) -> int:
+    """A place in a sequence, counted from 0."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value}")
+    return value
+
+
 def size(name: str, value: Any, minimum: int) -> int:
     """A number of bytes."""
     if not isinstance(value, int) or isinstance(value, bool):

@@ -301,7 +301,7 @@ class KernelClient:
             OutputLostError: At the end, when some of it had left the journal.
         """
         arguments.identifier("execution_id", execution_id)
-        arguments.size("after", after, 0)
+        arguments.position("after", after)
         state = ExecutionState(execution_id, _limit(output_limit), *self._spill(output_limit))
         link = self._connected()
         return Attachment(
