@@ -5,12 +5,10 @@ from __future__ import annotations
 import codecs
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ipybox.kernel_mgr.flight_recorder import SIZE, STDIO_FDS, STREAMS, unsent
-
-__all__ = ["OWN_KERNEL", "STDIO_FDS", "BlackBox"]
+from ipybox.kernel_mgr.flight_recorder import SIZE, STREAMS, unsent
 
 OWN_KERNEL = "ipybox"
 """Key in a kernelspec's metadata: this kernel knows what to do with a black box."""
@@ -38,15 +36,14 @@ class BlackBox:
         return bool(getattr(kernel_spec, "metadata", {}).get(OWN_KERNEL))
 
     @property
-    def pass_fds(self) -> Sequence[int]:
-        """Descriptors that the kernel inherits."""
-        return [*self._read_ends, *self._write_ends, self._memory]
+    def pipes(self) -> list[tuple[int, int]]:
+        """Read and write end for each stream."""
+        return list(zip(self._read_ends, self._write_ends, strict=True))
 
     @property
-    def inherited(self) -> str:
-        """Value of :data:`STDIO_FDS` for the kernel."""
-        pairs = zip(self._read_ends, self._write_ends, strict=True)
-        return ",".join(str(fd) for fd in [*(fd for pair in pairs for fd in pair), self._memory])
+    def memory(self) -> int:
+        """Descriptor of the flight recorder's memory."""
+        return self._memory
 
     def close_write_ends(self) -> None:
         """The kernel has them; ours would keep the pipes alive."""

@@ -14,9 +14,6 @@ import mmap
 import os
 from typing import Final
 
-STDIO_FDS: Final = "IPYBOX_STDIO_FDS"
-"""Environment variable that tells a kernel its descriptors: read and write end of the pipe for stdout, the same for
-stderr, and the shared memory."""
 STREAMS: Final = ("stdout", "stderr")
 RING_BYTES: Final = 1024 * 1024
 _HEADER = 16

@@ -31,7 +31,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
-from ipybox.kernel_mgr.flight_recorder import STDIO_FDS, FlightRecorder
+from ipybox.kernel_mgr.flight_recorder import FlightRecorder
+from ipybox.kernel_mgr.inheritance import Inheritance
 from ipybox.kernel_mgr.kernel_interrupts import Interrupts
 from ipybox.kernel_mgr.kernel_stdio import KernelStream, finish_cell, follow_threads, keep_last_words
 from ipybox.kernel_mgr.wire import METADATA_KEY
@@ -290,6 +291,20 @@ class OutputThread(IOPubThread):
         return context, pipe_out
 
 
+def _serve(zmq_socket: Any, listener: int) -> None:
+    zmq_socket.setsockopt(zmq.USE_FD, listener)
+    zmq_socket.bind("ipc:///ipybox")  # the name means nothing: the descriptor is bound already
+
+
+class HeartbeatThread(kernelapp.Heartbeat):
+    """Answers on a socket that the gateway made."""
+
+    listener: ClassVar[int] = -1
+
+    def _bind_socket(self) -> None:
+        _serve(self.socket, self.listener)
+
+
 class KernelApp(IPKernelApp):
     """Starts a :class:`Kernel`."""
 
@@ -297,10 +312,52 @@ class KernelApp(IPKernelApp):
     kernel_class = Kernel
     outstream_class = "ipybox.kernel_mgr.kernel_stdio.KernelStream"
 
+    inherited: Inheritance | None = None
+
+    def init_connection_file(self) -> None:
+        """Takes the connection info from the gateway's descriptor, if there is one."""
+        self.inherited = Inheritance.take()
+        if self.inherited is None:
+            super().init_connection_file()
+        else:
+            self.load_connection_info(self.inherited.connection_info())
+
+    def write_connection_file(self, **kwargs: Any) -> None:
+        """Writes nothing when there is no file."""
+        if self.inherited is None:
+            super().write_connection_file(**kwargs)
+
+    def _bind_socket(self, s: Any, port: int) -> int:
+        """Serves on the socket that the gateway made for this channel."""
+        if self.inherited is None:
+            return int(super()._bind_socket(s, port))
+        ports = {getattr(self, f"{channel}_port"): fd for channel, fd in self.inherited.listeners.items()}
+        _serve(s, ports[port])
+        return port
+
+    def init_control(self, context: zmq.Context[Any]) -> None:
+        """The control channel, without the sockets of a debugger that there is none of."""
+        self.control_socket = context.socket(zmq.ROUTER)
+        self.control_socket.linger = 1000
+        port: int = self.control_port
+        self.control_port: int = self._bind_socket(self.control_socket, port)
+        self.control_socket.router_handover = 1
+        self.debugpy_socket = context.socket(zmq.STREAM)
+        self.debug_shell_socket = context.socket(zmq.DEALER)
+        self.control_thread = kernelapp.ControlThread(daemon=True)
+        self.shell_channel_thread = kernelapp.ShellChannelThread(context, daemon=True)
+
+    def init_heartbeat(self) -> None:
+        """The heartbeat's socket binds in a thread of its own."""
+        if self.inherited is not None:
+            HeartbeatThread.listener = self.inherited.listeners["hb"]
+            kernelapp.Heartbeat = HeartbeatThread
+        super().init_heartbeat()
+
     def init_iopub(self, context: zmq.Context[Any]) -> None:
         """Output waits in memory for a slow reader; by default ZMQ drops it after 1,000 messages."""
         context.setsockopt(zmq.SNDHWM, 0)
-        OutputThread.address = f"ipc://{self.ip}-forks" if self.transport == "ipc" else None
+        OutputThread.address = self.inherited.forks if self.inherited is not None else None
         kernelapp.IOPubThread = OutputThread
         super().init_iopub(context)
 
@@ -315,14 +372,11 @@ class KernelApp(IPKernelApp):
 
     def init_io(self) -> None:
         """Redirects output, into pipes and memory that outlive a crash when the gateway gave us some."""
-        fds = os.environ.pop(STDIO_FDS, None)
-        if fds is not None:
-            numbers = [int(number) for number in fds.split(",")]
-            for number in numbers:
-                os.set_inheritable(number, False)
-            KernelStream.pipes = {"stdout": (numbers[0], numbers[1]), "stderr": (numbers[2], numbers[3])}
-            KernelStream.log.recorder = FlightRecorder(numbers[4])
-            os.close(numbers[4])
+        inherited = self.inherited
+        if inherited is not None:
+            KernelStream.pipes = {"stdout": inherited.stdout, "stderr": inherited.stderr}
+            KernelStream.log.recorder = FlightRecorder(inherited.recorder)
+            os.close(inherited.recorder)
         super().init_io()
         faulthandler.enable(file=2)
         follow_threads()

@@ -1,0 +1,172 @@
+"""One kernel process on this machine, without a sandbox: started, signalled, watched, and ended with its family.
+Floor: kernel_mgr."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ipybox.exit_status import ExitStatus
+from ipybox.process import family
+
+_MEMORY_INTERVAL = 0.05
+_FAMILY_EVERY = 20
+"""Every so many looks at the kernel's own memory, its children's are added up as well: that is dearer."""
+
+
+class KernelProcess(Protocol):
+    """A kernel's process, wherever it runs."""
+
+    @property
+    def pid(self) -> int:
+        """Its pid on this machine, or where that can't be known, in its own sandbox."""
+
+    def signal(self, signum: int) -> None:
+        """Signals its process group. Does nothing when it is gone."""
+
+    def kill(self, verdict: ExitStatus | None = None) -> None:
+        """Ends it at once, for a reason that its exit status could not tell."""
+
+    async def ended(self) -> ExitStatus:
+        """Waits until it and all of its children are gone, and says how it ended."""
+
+
+class LocalKernelProcess:
+    """A child of this process.
+
+    Args:
+        command: What to run.
+        env: Its complete environment.
+        cwd: Its working directory.
+        log: Descriptor for what it writes outside of any execution.
+        pass_fds: Descriptors that it inherits.
+        kernel_id: By which its children are recognised, whatever they do.
+        memory_limit: Bytes for all of it together, or None.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None,
+        log: int,
+        pass_fds: Sequence[int],
+        kernel_id: str,
+        memory_limit: int | None,
+    ) -> None:
+        self._kernel_id = kernel_id
+        self._verdict: ExitStatus | None = None
+        self._killed = False
+        self._over = False
+        self._oom_kills = _oom_kills()
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**env, family.MARKER: kernel_id},
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+        loop = asyncio.get_running_loop()
+        self._watch = loop.create_task(self._until_gone())
+        self._guard = loop.create_task(self._enforce_memory(memory_limit)) if memory_limit is not None else None
+
+    @property
+    def pid(self) -> int:
+        """Its pid."""
+        return self._process.pid
+
+    def signal(self, signum: int) -> None:
+        """Signals its process group."""
+        # Until its end was collected nobody else can get its pid; `_over` says that it may have been.
+        if not self._over:
+            self._killed = self._killed or signum == signal.SIGKILL
+            try:
+                os.killpg(self._process.pid, signum)
+            except ProcessLookupError:
+                pass
+
+    def kill(self, verdict: ExitStatus | None = None) -> None:
+        """Ends it at once."""
+        if not self._over:
+            self._verdict = self._verdict or verdict
+            self.signal(signal.SIGKILL)
+
+    async def ended(self) -> ExitStatus:
+        """Waits until it and all of its children are gone."""
+        return await asyncio.shield(self._watch)
+
+    async def _until_gone(self) -> ExitStatus:
+        await _exit_of(self._process)
+        self._over = True
+        # Before its end is collected: until then nobody else can get its pid, which is its session's number.
+        await asyncio.to_thread(family.kill, self._process.pid, self._kernel_id)
+        code = self._process.wait()
+        if self._guard is not None:
+            self._guard.cancel()
+        if self._verdict is not None:
+            return self._verdict
+        status = ExitStatus.from_returncode(code)
+        if code == -signal.SIGKILL and not self._killed and _oom_kills() > self._oom_kills:
+            return ExitStatus("memory", signal=signal.SIGKILL, detail="the system ran out of memory")
+        return status
+
+    async def _enforce_memory(self, limit: int) -> None:
+        looks = 0
+        pid = self._process.pid
+        while not self._over:
+            used = _resident(pid)
+            if looks % _FAMILY_EVERY == 0:
+                used = max(used, await asyncio.to_thread(family.memory, pid, self._kernel_id))
+            if used > limit:
+                self.kill(over_limit(used, limit))
+                return
+            looks += 1
+            await asyncio.sleep(_MEMORY_INTERVAL)  # memory use has no event to wait for without a cgroup
+
+
+def over_limit(used: int, limit: int) -> ExitStatus:
+    """The verdict on a kernel that used too much memory."""
+    return ExitStatus("memory", signal=signal.SIGKILL, detail=f"{used} bytes in use, the limit is {limit}")
+
+
+async def _exit_of(process: subprocess.Popen[Any]) -> None:
+    """Waits for the end of a child without collecting it, where the system has pidfds."""
+    if not hasattr(os, "pidfd_open"):
+        await asyncio.to_thread(process.wait)
+        return
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(process.pid)
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _resident(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _oom_kills() -> int:
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            for line in file:
+                if line.startswith(b"oom_kill "):
+                    return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return 0
