@@ -32,9 +32,12 @@ _HOMES = {
     "KernelError": "ipybox.errors",
     "KernelGateway": "ipybox.kernel_mgr.server",
     "KernelStartError": "ipybox.errors",
+    "NetworkAccess": "ipybox.outputs",
     "OutputLimit": "ipybox.output_limit",
     "OutputLostError": "ipybox.errors",
     "PortInUseError": "ipybox.errors",
+    "PolicyError": "ipybox.errors",
+    "ProgramStartError": "ipybox.errors",
     "SandboxUnavailableError": "ipybox.errors",
     "StreamOutput": "ipybox.outputs",
 }
@@ -55,7 +58,9 @@ if TYPE_CHECKING:
     from ipybox.errors import KernelError as KernelError
     from ipybox.errors import KernelStartError as KernelStartError
     from ipybox.errors import OutputLostError as OutputLostError
+    from ipybox.errors import PolicyError as PolicyError
     from ipybox.errors import PortInUseError as PortInUseError
+    from ipybox.errors import ProgramStartError as ProgramStartError
     from ipybox.errors import SandboxUnavailableError as SandboxUnavailableError
     from ipybox.exit_status import ExitStatus as ExitStatus
     from ipybox.kernel_mgr.client import KernelClient as KernelClient
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
     from ipybox.outputs import ErrorOutput as ErrorOutput
     from ipybox.outputs import ExecutionResult as ExecutionResult
     from ipybox.outputs import InputRequest as InputRequest
+    from ipybox.outputs import NetworkAccess as NetworkAccess
     from ipybox.outputs import StreamOutput as StreamOutput
 
 

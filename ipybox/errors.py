@@ -16,6 +16,8 @@
     ├── OutputLostError           output can't be delivered any more, and this says so
     │   └── ExecutionNotFoundError  no journal of that execution is kept
     ├── ImageWriteError           an image could not be saved safely
+    ├── PolicyError               a sandbox policy that makes no sense (also a ValueError)
+    ├── ProgramStartError         a program could not be started in its sandbox
     └── SandboxUnavailableError   what was asked for can't be enforced here
 
 Facts are attributes; the sentence is made here, so that call sites stay short. All of them survive pickling.
@@ -225,6 +227,34 @@ class ImageWriteError(IpyboxError):
     def __init__(self, path: str, reason: str, result: ExecutionResult | None = None) -> None:
         self.path, self.reason, self.result = path, reason, result
         super().__init__(f"can't save an image to {path}: {reason}")
+
+
+class PolicyError(IpyboxError, ValueError):
+    """A sandbox policy that makes no sense. Nothing was started.
+
+    Attributes:
+        where: Where it is wrong, such as ``sandbox.json: network.allowedDomains[0]``.
+        reason: What is wrong, with the value.
+        hint: The way out, such as the nearest valid key; may be empty.
+    """
+
+    def __init__(self, where: str, reason: str, hint: str = "") -> None:
+        self.where = where
+        self.reason = reason
+        self.hint = hint
+        super().__init__(f"{where}: {reason}{f'; {hint}' if hint else ''}")
+
+
+class ProgramStartError(IpyboxError):
+    """A program could not be started in its sandbox; nothing of it runs.
+
+    Attributes:
+        reason: Why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
 
 
 class SandboxUnavailableError(IpyboxError):

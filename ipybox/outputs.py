@@ -73,6 +73,26 @@ Event = StreamOutput | DisplayOutput | ErrorOutput | ClearOutput | InputRequest
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkAccess:
+    """A host that sandboxed code asked for, by name, and what the sandbox's policy said.
+
+    Attributes:
+        host: As the code wrote it.
+        port: The port.
+        allowed: Whether it was let through.
+        reason: Which rule, or which class of refusal.
+    """
+
+    host: str
+    port: int
+    allowed: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port} {'allowed' if self.allowed else 'denied'}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class ExecutionResult:
     """What one execution produced.
 
@@ -90,6 +110,7 @@ class ExecutionResult:
         duration: Seconds from sending the code to its end, as the client saw it.
         dropped: How many characters of ``text`` an output limit cut out. 0 when nothing is missing.
         full_text: The file with all of the text, when ``dropped`` is not 0. It belongs to the caller.
+        network: Hosts that the code asked the sandbox's egress proxy for while it ran, each once, in order.
     """
 
     text: str | None
@@ -102,3 +123,9 @@ class ExecutionResult:
     duration: float = 0.0
     dropped: int = 0
     full_text: Path | None = None
+    network: tuple[NetworkAccess, ...] = ()
+
+    @property
+    def denied(self) -> tuple[NetworkAccess, ...]:
+        """Those of :attr:`network` that the policy refused."""
+        return tuple(access for access in self.network if not access.allowed)

@@ -27,7 +27,9 @@ from ipybox.errors import (
     KernelError,
     KernelStartError,
     OutputLostError,
+    PolicyError,
     PortInUseError,
+    ProgramStartError,
     SandboxUnavailableError,
 )
 from ipybox.exit_status import ExitStatus
@@ -65,6 +67,8 @@ SAMPLES: list[tuple[IpyboxError, list[str]]] = [
     (OutputLostError("3 messages are gone", "e1", 3, RESULT), ["3 messages are gone"]),
     (ExecutionNotFoundError("e1", "k1"), ["e1", "k1"]),
     (ImageWriteError("images/a.png", "it is a link", RESULT), ["images/a.png", "it is a link"]),
+    (PolicyError("sandbox.json: limits.memory", "-1 is too small", "0 is the least"), ["limits.memory", "-1", "0 is"]),
+    (ProgramStartError("no such file"), ["no such file"]),
     (SandboxUnavailableError("bwrap is missing", ["apt install bubblewrap"]), ["bwrap is missing", "apt install"]),
 ]
 each = pytest.mark.parametrize(("error", "facts"), SAMPLES, ids=lambda value: type(value).__name__)

@@ -43,6 +43,11 @@ def run(
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set for the code; repeatable.")] = None,
     working_dir: Annotated[Path | None, typer.Option(help="Working directory of the code.")] = None,
     memory_limit: Annotated[int | None, typer.Option(help="Bytes of memory that the code may use.")] = None,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Run it in a sandbox: no network, no other files.")
+    ] = False,
+    sandbox_config: Annotated[Path | None, typer.Option(help="JSON file with the sandbox's policy.")] = None,
+    learn: Annotated[bool, typer.Option("--learn", help="Print the allow-list that the code needed.")] = False,
 ) -> None:
     """Run a file in a fresh kernel: stream its output, save its images, exit with its truth.
 
@@ -60,6 +65,9 @@ def run(
             env=env or [],
             working_dir=working_dir,
             memory_limit=memory_limit,
+            sandbox=sandbox or sandbox_config is not None or learn,
+            sandbox_config=sandbox_config,
+            learn=learn,
         )
     )
 
@@ -72,6 +80,8 @@ def gateway(
     working_dir: Annotated[Path | None, typer.Option(help="Working directory of kernels.")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set in kernels; repeatable.")] = None,
     memory_limit: Annotated[int | None, typer.Option(help="Bytes of memory per kernel.")] = None,
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="Every kernel in a sandbox of its own.")] = False,
+    sandbox_config: Annotated[Path | None, typer.Option(help="JSON file with the sandbox's policy.")] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")] = "INFO",
 ) -> None:
     """Run a gateway in the foreground until Ctrl-C."""
@@ -85,6 +95,8 @@ def gateway(
             working_dir=working_dir,
             env=env or [],
             memory_limit=memory_limit,
+            sandbox=sandbox or sandbox_config is not None,
+            sandbox_config=sandbox_config,
             log_level=log_level,
         )
     )

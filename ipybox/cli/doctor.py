@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ipybox import __version__
-from ipybox.errors import IpyboxError
+from ipybox.errors import IpyboxError, SandboxUnavailableError
 from ipybox.kernel_mgr.client import KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
 
@@ -36,7 +36,7 @@ class Finding:
 
 def diagnose(*, as_json: bool) -> int:
     """Looks at everything, prints it and returns the exit code: 1 when kernels can't run here."""
-    findings = [look() for look in _LOOKS]
+    findings = [*(look() for look in _LOOKS), *_sandbox()]
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
     else:
@@ -106,8 +106,37 @@ def _kernel() -> Finding:
         return Finding("kernel", "fails", str(error))
 
 
-def _sandbox() -> Finding:
-    return Finding("sandbox", "note", "kernels are not sandboxed in this version; sandbox=True is refused")
+def _sandbox() -> list[Finding]:
+    """A row for the sandbox, then one for each protection, as a sandboxed kernel finds it."""
+    if not sys.platform.startswith("linux"):
+        return [Finding("sandbox", "note", "kernels are sandboxed on Linux only; sandbox=True is refused here")]
+
+    async def try_one() -> list[Finding]:
+        with tempfile.TemporaryDirectory(prefix="ipybox-") as directory:
+            async with KernelGateway(port=0, auth_token=True, sandbox=True, working_dir=directory) as gateway:
+                async with KernelClient(
+                    gateway.host, gateway.port, auth_token=gateway.auth_token, images_dir=directory
+                ) as client:
+                    result = await client.execute(_POSTURE, timeout=30)
+                    rows: dict[str, tuple[bool, str]] = json.loads(result.text or "{}")
+                    tier = gateway.sandbox_tier
+                    return [
+                        Finding("sandbox", "ok", f"works here: {tier}"),
+                        *(
+                            Finding(f"sandbox: {name}", "ok" if held else "fails", detail)
+                            for name, (held, detail) in rows.items()
+                        ),
+                    ]
+
+    try:
+        return asyncio.run(try_one())
+    except SandboxUnavailableError as error:
+        return [Finding("sandbox", "note", f"sandbox=True is refused here; {error}")]
+    except (IpyboxError, OSError, ValueError) as error:
+        return [Finding("sandbox", "fails", str(error))]
 
 
-_LOOKS: tuple[Callable[[], Finding], ...] = (_versions, _system, _cleanup, _temporary_files, _kernel, _sandbox)
+_POSTURE = "import json; from ipybox.sandbox.posture import posture; print(json.dumps(posture()))"
+
+
+_LOOKS: tuple[Callable[[], Finding], ...] = (_versions, _system, _cleanup, _temporary_files, _kernel)

@@ -20,6 +20,8 @@ def run_gateway(
     working_dir: Path | None,
     env: Sequence[str],
     memory_limit: int | None,
+    sandbox: bool,
+    sandbox_config: Path | None,
     log_level: str,
 ) -> int:
     """Runs a gateway until Ctrl-C or SIGTERM and returns the exit code."""
@@ -31,6 +33,8 @@ def run_gateway(
             working_dir=working_dir,
             env=parse_env(env),
             memory_limit=memory_limit,
+            sandbox=sandbox,
+            sandbox_config=sandbox_config,
             log_level=log_level,
             log_to_stderr=True,
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ipybox.cli.env import parse_env
+from ipybox.cli.sandbox import learned_text
 from ipybox.errors import (
     ExecutionError,
     ExecutionTimeoutError,
@@ -25,7 +26,7 @@ from ipybox.errors import (
 from ipybox.exit_status import ExitStatus
 from ipybox.kernel_mgr.client import Execution, KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
-from ipybox.outputs import DisplayOutput, StreamOutput
+from ipybox.outputs import DisplayOutput, NetworkAccess, StreamOutput
 
 FAILED, USAGE, TIMEOUT, OURSELVES, INTERRUPTED = 1, 2, 124, 125, 130
 _END_OF_INPUT = "\x04"
@@ -40,6 +41,9 @@ def run_file(
     env: Sequence[str],
     working_dir: Path | None,
     memory_limit: int | None,
+    sandbox: bool = False,
+    sandbox_config: Path | None = None,
+    learn: bool = False,
 ) -> int:
     """Runs a file, or standard input for ``-``, and returns the exit code."""
     try:
@@ -51,6 +55,9 @@ def run_file(
             env=parse_env(env),
             working_dir=working_dir,
             memory_limit=memory_limit,
+            sandbox=sandbox,
+            sandbox_config=sandbox_config,
+            learn=learn,
         )
     except (OSError, UnicodeDecodeError, ValueError, TypeError) as error:
         return _complain(str(error), USAGE)
@@ -83,7 +90,10 @@ async def _run(
         try:
             run = client.run(code, timeout, file_name=name, argv=argv, on_input=_ask if asks else None)
             async with run as execution:
-                return await _follow(execution)
+                try:
+                    return await _follow(execution)
+                finally:
+                    _tell_network(execution.partial().network, gateway.learn)
         finally:
             await client.disconnect()
     except (IpyboxError, ValueError) as error:
@@ -112,6 +122,15 @@ async def _follow(execution: Execution) -> int:
     except (OutputLostError, ImageWriteError) as error:
         return _complain(str(error), OURSELVES)
     return 0
+
+
+def _tell_network(accesses: Sequence[NetworkAccess], learn: bool) -> None:
+    if learn:
+        _write(f"ipybox: the policy that this needed:\n{learned_text(accesses)}\n", sys.stderr)
+        return
+    for access in accesses:
+        if not access.allowed:
+            _complain(f"the sandbox refused {access.host}:{access.port} ({access.reason})", 0)
 
 
 def _show(display: DisplayOutput) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ipybox.kernel_mgr import wire
 from ipybox.kernel_mgr.wire import Message
 from ipybox.output_limit import OutputLimit, TextCollector
 from ipybox.outputs import (
@@ -21,11 +22,13 @@ from ipybox.outputs import (
     Event,
     ExecutionResult,
     InputRequest,
+    NetworkAccess,
     Output,
     StreamOutput,
 )
 from ipybox.paths import PinnedDirectory
 
+_MAX_ACCESSES = 1000
 _ESCAPE_CODE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 
 
@@ -77,6 +80,7 @@ class ExecutionState:
         self._text = TextCollector(limit, spill)
         self._streams = {"stdout": TextCollector(limit), "stderr": TextCollector(limit)}
         self._outputs: list[_StreamRun | _Shown | ErrorOutput] = []
+        self._network: dict[NetworkAccess, None] = {}
         self._clear_next = False
         self._count: int | None = None
         self._started = time.monotonic()
@@ -116,6 +120,8 @@ class ExecutionState:
                 self._clear_if_due()
                 self._outputs.append(self.error)
                 return [self.error]
+            case wire.EGRESS:
+                self._note_access(content)
             case "execute_input":
                 self._count = _count(content)
             case "input_request":
@@ -165,6 +171,7 @@ class ExecutionState:
             duration=ended - self._started,
             dropped=self._text.dropped,
             full_text=self._text.path,
+            network=tuple(self._network),
         )
 
     def open(self) -> None:
@@ -220,6 +227,17 @@ class ExecutionState:
                 return display
         self._outputs.append(_Shown(display))
         return display
+
+    def _note_access(self, content: dict[str, Any]) -> None:
+        port = content.get("port")
+        access = NetworkAccess(
+            host=str(content.get("host") or ""),
+            port=port if type(port) is int else 0,
+            allowed=content.get("allowed") is True,
+            reason=str(content.get("reason") or ""),
+        )
+        if len(self._network) < _MAX_ACCESSES:
+            self._network.setdefault(access)
 
     def _replied(self, content: dict[str, Any]) -> None:
         self.reply = content

@@ -27,6 +27,8 @@ from ipybox.kernel_mgr import wire
 from ipybox.kernel_mgr.connection import JournalConnection
 from ipybox.kernel_mgr.gateway_kernels import GatewayKernels, KernelSpecs
 from ipybox.kernel_mgr.settings import GatewaySettings
+from ipybox.sandbox import seccomp
+from ipybox.sandbox.supervision import SupervisorLink
 
 PING_SECONDS = 30
 """How often a client is asked whether it is still there, and how long it may take to answer."""
@@ -129,6 +131,7 @@ class Gateway(KernelGatewayApp):
 
     name = "ipybox-gateway"
     settings: GatewaySettings
+    supervisor: SupervisorLink | None = None
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Reads no configuration file: all settings come from the owner, and others could write one."""
@@ -156,8 +159,18 @@ class Gateway(KernelGatewayApp):
 
     def write_ready(self) -> None:
         """Tells the owner that requests are answered from now on."""
-        os.write(self.settings.ready_fd, b"ready\n")
+        if self.settings.supervisor_fd is not None:
+            self._enter_sandbox(self.settings.supervisor_fd)
+        os.write(self.settings.ready_fd, b'{"gateway": true}\n')
         os.close(self.settings.ready_fd)
+
+    def _enter_sandbox(self, fd: int) -> None:
+        """From here on this process can execute nothing and connect to nobody: it reads what kernels send."""
+        self.supervisor = SupervisorLink(fd, on_egress=self.kernel_manager.note_egress)
+        self.supervisor.on_stop = lambda: self._signal_stop(signal.SIGTERM, None)
+        # Unix sockets: the listeners of kernels are made here.
+        confinement = seccomp.Filter(execute=False, inet=False, netlink_route=False, unix_sockets=True)
+        seccomp.install(seccomp.program(confinement), all_threads=True)
 
 
 def create_personality(*args: Any, **kwargs: Any) -> Personality:
@@ -188,7 +201,8 @@ def main(arguments: list[str]) -> None:
         answer_yes=True,
     )
     app.settings = settings
-    app.config.GatewayKernels.root_dir = settings.working_dir
+    # Behind a wall there is no working directory for us; kernels have one.
+    app.config.GatewayKernels.root_dir = settings.working_dir if settings.supervisor_fd is None else settings.run_dir
     app.initialize([])
     signal.signal(signal.SIGTERM, app._signal_stop)
     app.io_loop.add_callback(app.write_ready)

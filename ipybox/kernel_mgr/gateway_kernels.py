@@ -24,6 +24,7 @@ from ipybox.kernel_mgr.connection import JournalConnection
 from ipybox.kernel_mgr.hub import KernelHub
 from ipybox.kernel_mgr.provisioner import IpyboxProvisioner
 from ipybox.kernel_mgr.settings import GatewaySettings
+from ipybox.sandbox.supervision import SupervisorLink
 
 KERNEL_NAME = "ipybox"
 _POLITE = 1.0
@@ -132,6 +133,18 @@ class GatewayKernels(AsyncMappingKernelManager):
         self._abandoned: dict[str, asyncio.TimerHandle] = {}
         self._farewells: set[asyncio.Task[None]] = set()
 
+    @property
+    def supervisor(self) -> SupervisorLink | None:
+        """Who starts kernels in sandboxes; None when they have none.
+
+        Raises:
+            RuntimeError: They are to have one, and there is nobody to start them.
+        """
+        link: SupervisorLink | None = self.parent.supervisor
+        if link is None and self.settings.supervisor_fd is not None:
+            raise RuntimeError("kernels are to be sandboxed, and there is no supervisor")
+        return link
+
     def _kernel_manager_class_default(self) -> str:
         return f"{__name__}.GatewayKernelManager"
 
@@ -203,6 +216,12 @@ class GatewayKernels(AsyncMappingKernelManager):
         super().notify_disconnect(kernel_id)
         if self._kernel_connections.get(kernel_id, 0) <= 0:
             self._expect_connection(kernel_id)
+
+    def note_egress(self, event: dict[str, Any]) -> None:
+        """The egress proxy decided something about a kernel's request."""
+        hub = self.hubs.get(event["tag"])
+        if hub is not None:
+            hub.note_egress(event["host"], event["port"], event["allowed"], event["reason"])
 
     async def shutdown_everything(self) -> None:
         """Ends all kernels at once."""

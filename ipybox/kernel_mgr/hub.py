@@ -237,6 +237,13 @@ class KernelHub:
         if not self._closed and self.exit_status is None and self._ready.done() and self._ready.exception() is None:
             self._socket(session_id, "stdin")
 
+    def note_egress(self, host: str, port: int, allowed: bool, reason: str) -> None:
+        """The kernel asked for a host: tells whoever follows the execution that runs."""
+        if not self._closed:
+            content = {"host": host, "port": port, "allowed": allowed, "reason": reason}
+            message = wire.request("iopub", wire.EGRESS, content, session=wire.HUB_SESSION, parent=self._speaker())
+            self._append("iopub", message.parts())
+
     def send(self, session_id: str, channel: str, parts: Sequence[bytes | memoryview]) -> None:
         """Sends a client's message to the kernel. The kernel's death is announced again when there is none."""
         if channel not in _REQUEST_CHANNELS or self._closed:
@@ -457,7 +464,7 @@ class KernelHub:
 
 def _poses_as_hub(header: bytes) -> bool:
     """Whether kernel code tries to speak to clients in our name."""
-    return any(name.encode() in header for name in (wire.HUB_SESSION, wire.GAP, wire.OVER))
+    return any(name.encode() in header for name in (wire.HUB_SESSION, wire.GAP, wire.OVER, wire.EGRESS))
 
 
 def _bound(

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+
+from ipybox.process.descriptors import memory_file
 
 CHANNELS: Final = ("shell", "iopub", "stdin", "control", "hb")
 VARIABLE: Final = "IPYBOX_INHERITED"
@@ -87,7 +88,7 @@ class Channels:
                 self.listeners[channel] = _listen(f"{info['ip']}-{info[f'{channel}_port']}")
             key = info["key"]
             text = json.dumps({**info, "key": key.decode() if isinstance(key, bytes) else key})
-            self.connection = _memory(text.encode())
+            self.connection = memory_file(text)
         except BaseException:
             self.close()
             raise
@@ -119,13 +120,3 @@ def _listen(path: str) -> socket.socket:
         listener.close()
         raise
     return listener
-
-
-def _memory(data: bytes) -> int:
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("ipybox-connection", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.write(fd, data)
-    return fd

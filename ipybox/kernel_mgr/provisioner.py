@@ -23,6 +23,8 @@ from ipybox.kernel_mgr.black_box import BlackBox
 from ipybox.kernel_mgr.inheritance import VARIABLE, Channels, Inheritance
 from ipybox.kernel_mgr.kernel_process import KernelProcess, LocalKernelProcess
 from ipybox.kernel_mgr.settings import GatewaySettings
+from ipybox.sandbox.launcher import Program
+from ipybox.sandbox.supervision import SupervisorLink
 
 _LOG_LINES = 60
 _LINE_CHARACTERS = 2_000
@@ -53,6 +55,8 @@ class IpyboxProvisioner(LocalProvisioner):
         if settings is not None:
             requested = {k: v for k, v in (kwargs.get("env") or {}).items() if k.startswith("KERNEL_")}
             kwargs["env"] = {**settings.kernel_env, **requested, "KERNEL_GATEWAY": "1"}
+            if self._supervisor is not None:
+                kwargs["cwd"] = settings.working_dir
             kwargs.setdefault("cwd", settings.working_dir)
         result: dict[str, Any] = await super().pre_launch(**kwargs)
         return result
@@ -97,6 +101,10 @@ class IpyboxProvisioner(LocalProvisioner):
         self, cmd: list[str], env: dict[str, str], cwd: str | None, log: int, pass_fds: list[int]
     ) -> KernelProcess:
         settings = self._settings
+        link = self._supervisor
+        if link is not None:
+            program = Program(argv=cmd, env=env, cwd=cwd or "/", fds=[1, 2, *pass_fds])
+            return await link.start(program, [log, log, *pass_fds], str(self.kernel_id))
         env["JPY_PARENT_PID"] = str(os.getpid())
         return LocalKernelProcess(
             cmd,
@@ -116,7 +124,7 @@ class IpyboxProvisioner(LocalProvisioner):
             stdout=stdout,
             stderr=stderr,
             recorder=box.memory,
-            forks=f"ipc://{self.connection_info['ip']}-forks",
+            forks=None if self._supervisor is not None else f"ipc://{self.connection_info['ip']}-forks",
         )
 
     @property
@@ -180,6 +188,11 @@ class IpyboxProvisioner(LocalProvisioner):
     @property
     def _settings(self) -> GatewaySettings | None:
         return getattr(getattr(self.parent, "parent", None), "settings", None)
+
+    @property
+    def _supervisor(self) -> SupervisorLink | None:
+        kernels = getattr(self.parent, "parent", None)
+        return None if kernels is None or not hasattr(kernels, "settings") else kernels.supervisor
 
     def _discard_box(self) -> None:
         if self._box is not None:

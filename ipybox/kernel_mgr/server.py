@@ -25,9 +25,12 @@ from typing import Any, TypeVar
 import ipybox
 from ipybox import arguments
 from ipybox.errors import GatewayStartError, IpyboxError, PortInUseError, SandboxUnavailableError
+from ipybox.kernel_mgr import sandboxing
 from ipybox.kernel_mgr.settings import GatewaySettings
 from ipybox.process import ports
 from ipybox.process.child import ChildProcess
+from ipybox.process.descriptors import memory_file
+from ipybox.sandbox.policy import SandboxPolicy
 
 log = logging.getLogger("ipybox.gateway")
 
@@ -72,7 +75,8 @@ class KernelGateway:
         port: Port to listen on; 0 picks a free one, which is then in :attr:`port` and stays the same.
         working_dir: Working directory of kernels. Default: the current directory.
         sandbox: Run every kernel in an operating-system sandbox.
-        sandbox_config: JSON file with the sandbox's policy; only with ``sandbox=True``.
+        sandbox_config: JSON file with the sandbox's policy; only with ``sandbox=True``. Default: no network, and of
+            the user's files only the working directory.
         log_level: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``.
         log_to_stderr: Copy the gateway's log to stderr. It always goes to the logger ``ipybox.gateway``.
         env: Environment variables for kernels, on top of a short list of harmless ones that are inherited
@@ -84,6 +88,8 @@ class KernelGateway:
         memory_limit: Bytes of memory that a kernel and its children may use. Looked at 20 times a second; a kernel
             above it is killed, and its clients are told that this was the cause. None is no limit.
         abandoned_timeout: Seconds after which a kernel to which nobody is connected is shut down; None is never.
+        learn: Let the sandbox's code reach hosts that its policy does not allow (private addresses excepted), and note
+            them: ``result.network`` then tells which rules it would have needed. Only with ``sandbox=True``.
         start_timeout: Seconds to wait for the gateway to answer.
         stop_timeout: Seconds that the gateway gets to end its kernels before all of it is killed.
 
@@ -107,13 +113,15 @@ class KernelGateway:
         journal_bytes: int = 64 * 1024 * 1024,
         memory_limit: int | None = None,
         abandoned_timeout: float | None = 3600.0,
+        learn: bool = False,
         start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
     ) -> None:
         self.host = arguments.text("host", host)
         self.working_dir = _directory("working_dir", working_dir)
         self.sandbox = arguments.flag("sandbox", sandbox)
-        self.sandbox_config = sandbox_config
+        self.sandbox_config = None if sandbox_config is None else Path(sandbox_config).absolute()
+        self.learn = arguments.flag("learn", learn)
         self.log_level = _log_level(log_level)
         self.log_to_stderr = arguments.flag("log_to_stderr", log_to_stderr)
         self.env = arguments.environment("env", env)
@@ -132,8 +140,19 @@ class KernelGateway:
         self._taken: int | None = None
         self._child: ChildProcess | None = None
         self._run_dir: Path | None = None
-        if sandbox_config is not None and not sandbox:
-            raise ValueError("sandbox_config is only used with sandbox=True")
+        if not sandbox and (sandbox_config is not None or learn):
+            raise ValueError("sandbox_config and learn are only used with sandbox=True")
+        if sandbox and kernel_name is not None:
+            raise ValueError(
+                f"kernel_name={kernel_name!r} can't be used with sandbox=True: only ipybox's own kernel takes its "
+                "sockets from outside of its sandbox"
+            )
+        self._policy: SandboxPolicy | None = None
+        self._tier: str | None = None
+        if sandbox:
+            self._policy, notes = sandboxing.policy_of(self.sandbox_config, self.memory_limit)
+            for note in notes:
+                log.warning("%s", note)
 
     @property
     def port(self) -> int:
@@ -151,6 +170,11 @@ class KernelGateway:
         return self._child is not None and self._child.is_alive
 
     @property
+    def sandbox_tier(self) -> str | None:
+        """How kernels are kept apart on this machine; None before the start and without ``sandbox=True``."""
+        return self._tier
+
+    @property
     def pid(self) -> int | None:
         """Pid of the process at the top of the gateway's family; None when it is not running."""
         return self._child.pid if self._child is not None and self._child.is_alive else None
@@ -166,10 +190,10 @@ class KernelGateway:
         """
         if self._child is not None:
             raise RuntimeError("the gateway is running already; use one KernelGateway object per gateway")
-        if self.sandbox:
+        if self.sandbox and not sys.platform.startswith("linux"):
             raise SandboxUnavailableError(
-                "this version of ipybox has no kernel sandbox yet",
-                ["use sandbox=False for trusted code only"],
+                f"kernels are sandboxed on Linux only, this is {sys.platform}",
+                ["run ipybox in a Linux virtual machine", "use sandbox=False for trusted code only"],
             )
         cancelled = Event()
         work = _in_thread(lambda: self._start(cancelled))
@@ -207,20 +231,14 @@ class KernelGateway:
 
     def _start(self, cancelled: Event) -> None:
         listeners = self._listen()
-        settings_fd = ready_read = ready_write = -1
+        ready_read = ready_write = -1
+        own_fds: list[int] = []
         try:
             self._taken = listeners[0].getsockname()[1]
             self._run_dir = _private_directory()
             ready_read, ready_write = os.pipe()
-            settings_fd = self._settings_file(listeners, ready_write)
-            fds = [settings_fd, ready_write, *(listener.fileno() for listener in listeners)]
-            self._child = ChildProcess(
-                [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway_process", str(settings_fd)],
-                env=_gateway_env(),
-                pass_fds=fds,
-                remove=self._run_dir,
-                on_line=self._log_line,
-            )
+            argv, env, fds = self._command(listeners, ready_write, own_fds)
+            self._child = ChildProcess(argv, env=env, pass_fds=fds, remove=self._run_dir, on_line=self._log_line)
             # From here on only the gateway holds its sockets: when it is gone, connections are refused at once.
             os.close(ready_write)
             ready_write = -1
@@ -233,9 +251,42 @@ class KernelGateway:
         finally:
             for listener in listeners:
                 listener.close()
-            for fd in (settings_fd, ready_read, ready_write):
+            for fd in (*own_fds, ready_read, ready_write):
                 if fd >= 0:
                     os.close(fd)
+
+    def _command(
+        self, listeners: list[socket.socket], ready_fd: int, own_fds: list[int]
+    ) -> tuple[list[str], dict[str, str], list[int]]:
+        """What to run, its environment and what it inherits; descriptors made here go to ``own_fds``."""
+        assert self._run_dir is not None
+        kernel_env = self._kernel_env()
+        gateway_end: int | None = None
+        if self._policy is not None:
+            kernel_env = sandboxing.kernel_env(kernel_env)
+            gateway_end, supervisor_end = sandboxing.control_pair()
+            own_fds += [gateway_end, supervisor_end]
+        settings_fd = self._settings_file(listeners, ready_fd, kernel_env, gateway_end)
+        own_fds.append(settings_fd)
+        argv = [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway_process", str(settings_fd)]
+        fds = [settings_fd, ready_fd, *(listener.fileno() for listener in listeners)]
+        if self._policy is None or gateway_end is None:
+            return argv, _gateway_env(), fds
+        argv, env, fds, own = sandboxing.sandboxed_start(
+            self._policy,
+            config=self.sandbox_config,
+            working_dir=self.working_dir,
+            run_dir=self._run_dir,
+            gateway_argv=argv,
+            gateway_env=_gateway_env(),
+            gateway_fds=[gateway_end, *fds],
+            kernel_env=kernel_env,
+            control_fd=supervisor_end,
+            ready_fd=ready_fd,
+            learn=self.learn,
+        )
+        own_fds.append(own)
+        return argv, env, fds
 
     def _listen(self) -> list[socket.socket]:
         try:
@@ -247,7 +298,9 @@ class KernelGateway:
                 raise PortInUseError(self.host, self._port, ports.holder(self._port)) from error
             raise GatewayStartError(f"can't listen on {self.host}:{self._port}: {error}") from error
 
-    def _settings_file(self, listeners: list[socket.socket], ready_fd: int) -> int:
+    def _settings_file(
+        self, listeners: list[socket.socket], ready_fd: int, kernel_env: dict[str, str], supervisor_fd: int | None
+    ) -> int:
         settings = GatewaySettings(
             run_dir=str(self._run_dir),
             working_dir=str(self.working_dir),
@@ -255,19 +308,15 @@ class KernelGateway:
             ready_fd=ready_fd,
             allowed_hosts=_allowed_hosts(self.host, listeners),
             auth_token=self.auth_token,
-            kernel_env=self._kernel_env(),
+            kernel_env=kernel_env,
+            supervisor_fd=supervisor_fd,
             kernel_name=self.kernel_name,
             journal_bytes=self.journal_bytes,
             memory_limit=self.memory_limit,
             abandoned_timeout=self.abandoned_timeout,
             log_level=self.log_level,
         )
-        with tempfile.TemporaryFile(dir=self._run_dir) as file:
-            file.write(settings.to_json().encode())
-            file.flush()
-            fd = os.dup(file.fileno())
-        os.lseek(fd, 0, os.SEEK_SET)
-        return fd
+        return memory_file(settings.to_json())
 
     def _kernel_env(self) -> dict[str, str]:
         assert self._run_dir is not None
@@ -285,14 +334,21 @@ class KernelGateway:
     def _wait_ready(self, fd: int, cancelled: Event) -> None:
         assert self._child is not None
         deadline = time.monotonic() + self.start_timeout
+        awaited = {"gateway"} if self._policy is None else {"gateway", "walls"}
         while not cancelled.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GatewayStartError(f"it did not answer within {self.start_timeout:g} s", self._child.last_lines())
             readable, _, _ = select.select([fd], [], [], min(left, 0.25))
             if readable:
-                if os.read(fd, 64):
-                    return
+                if data := os.read(fd, 65536):
+                    for facts in sandboxing.facts_in(data):
+                        sandboxing.raise_reported(facts)
+                        awaited.difference_update(facts)
+                        self._tier = facts.get("walls", self._tier)
+                    if not awaited:
+                        return
+                    continue
                 self._child.wait(self.stop_timeout)
                 code = self._child.wait()
                 raise GatewayStartError(f"its process ended with exit code {code}", self._child.last_lines())

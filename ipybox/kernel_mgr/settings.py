@@ -26,6 +26,7 @@ class GatewaySettings:
         journal_bytes: How much of its output is kept per kernel for clients that come back.
         memory_limit: Bytes of memory that a kernel and its children may use; None is no limit.
         abandoned_timeout: Seconds after which a kernel without any connection is shut down; None is never.
+        supervisor_fd: Socket to the supervisor that starts kernels in sandboxes; None starts them without.
         log_level: Such as ``"INFO"``.
     """
 
@@ -40,6 +41,7 @@ class GatewaySettings:
     journal_bytes: int = 64 * 1024 * 1024
     memory_limit: int | None = None
     abandoned_timeout: float | None = None
+    supervisor_fd: int | None = None
     log_level: str = "INFO"
 
     def to_json(self) -> str:

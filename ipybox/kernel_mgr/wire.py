@@ -25,6 +25,8 @@ GAP = "ipybox_gap"
 """Type of the message that takes the place of messages which left the journal."""
 OVER = "ipybox_over"
 """Type of the message that says that an execution is over, to a client that may have missed its end."""
+EGRESS = "ipybox_egress"
+"""Type of the message that says what the egress proxy decided about a host."""
 HUB_SESSION = "ipybox-hub"
 """Session of the messages that the gateway itself sends."""
 _WORD = 8

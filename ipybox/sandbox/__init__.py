@@ -1,0 +1,1 @@
+"""What a process may touch: policy, egress proxy, walls of namespaces and seccomp. Floor: sandbox."""

@@ -1,0 +1,281 @@
+"""The steps by which a process gives up what it could touch. Linux only. Floor: sandbox.
+
+Called inside the outer wall by ``launcher``, in this order: namespaces, mounts, loopback, capabilities, limits, and
+last the seccomp filter (see ``seccomp``). Each step raises ``OSError`` when the system refuses it: the caller ends
+then, so nothing ever runs with a step missing. Standard library only, and no threads: it runs between two forks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import resource
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+NEW_TIME: Final = 0x80
+NEW_MOUNT: Final = 0x20000
+NEW_CGROUP: Final = 0x2000000
+NEW_UTS: Final = 0x4000000
+NEW_IPC: Final = 0x8000000
+NEW_USER: Final = 0x10000000
+NEW_PID: Final = 0x20000000
+NEW_NET: Final = 0x40000000
+EVERYTHING: Final = NEW_USER | NEW_PID | NEW_MOUNT | NEW_NET | NEW_IPC | NEW_UTS | NEW_CGROUP
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_BIND: Final = 4096
+MS_REC: Final = 16384
+MS_PRIVATE: Final = 1 << 18
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_NAME = 15
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT = 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_SYS_OPEN_TREE = 428  # the same on every architecture, as all numbers from 424 on
+_SYS_MOVE_MOUNT = 429
+_OPEN_TREE_CLONE = 1
+_AT_RECURSIVE = 0x8000
+_AT_FDCWD = -100
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x1 | 0x40
+
+_MASKED: Final = (
+    "acpi", "interrupts", "kcore", "keys", "key-users", "kmsg", "latency_stats", "modules", "sched_debug", "scsi",
+    "timer_list", "kallsyms", "kpagecount", "kpageflags", "kpagecgroup", "vmallocinfo", "slabinfo", "sysrq-trigger",
+)  # fmt: skip
+"""What nobody inside needs of /proc and what tells about the host; after Docker's list."""
+_FROZEN: Final = ("bus", "fs", "irq", "sys")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateDirectory:
+    """A directory that every kernel gets anew.
+
+    Attributes:
+        path: Where.
+        size: Bytes that fit in.
+        mode: Its permissions.
+    """
+
+    path: str
+    size: int
+    mode: int = 0o700
+
+
+def _call(what: str, result: int) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def new_namespaces(flags: int = EVERYTHING) -> None:
+    """Leaves the caller's namespaces; the next child is pid 1 of the new pid namespace."""
+    uid, gid = os.getuid(), os.getgid()
+    _call("unshare", _libc.unshare(flags))
+    if flags & NEW_USER:
+        # One line each: the caller's own id is the only one there is inside.
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"{uid} {uid} 1")
+        _write("/proc/self/gid_map", f"{gid} {gid} 1")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """``mount(2)``."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        options.encode() if options else None,
+    )
+    _call(f"mount {kind or source} on {target}", result)
+
+
+def private_mounts(directories: Sequence[PrivateDirectory]) -> None:
+    """A ``/proc`` of this pid namespace's own, and empty, sized directories.
+
+    What the outer wall had bound below such a directory is still there afterwards.
+    """
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    points = mount_points()
+    for directory in directories:
+        kept = [(point, clone(point)) for point in outermost(points, below=directory.path)]
+        options = f"size={directory.size},mode={directory.mode:o}"
+        mount("tmpfs", directory.path, "tmpfs", MS_NOSUID | MS_NODEV, options)
+        for point, tree in kept:
+            attach(tree, point)
+            os.close(tree)
+    _mask_proc(directories[0].path)
+
+
+def _mask_proc(scratch: str) -> None:
+    file, folder = f"{scratch}/.masked", f"{scratch}/.masked.d"
+    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0))
+    os.mkdir(folder, 0)
+    for name in _MASKED:
+        path = f"/proc/{name}"
+        if os.path.isdir(path):
+            mount(folder, path, None, MS_BIND)
+        elif os.path.exists(path):
+            mount(file, path, None, MS_BIND)
+    for name in _FROZEN:
+        path = f"/proc/{name}"
+        if os.path.isdir(path):
+            mount(path, path, None, MS_BIND | MS_REC)
+            mount(path, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    # The mounts keep what they show; only the names go.
+    os.unlink(file)
+    os.rmdir(folder)
+
+
+def make_read_only(path: str) -> None:
+    """Nothing below a mount point can be written any more."""
+    mount(path, path, None, MS_BIND | MS_REC)
+    mount(path, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+
+def mount_points() -> list[str]:
+    """Every mount point that this process sees."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return [_unescape(line.split(" ", 5)[4]) for line in file]
+
+
+def outermost(points: Iterable[str], *, below: str) -> list[str]:
+    """Those below a directory that lie in no other one below it."""
+    found: list[str] = []
+    for point in sorted(set(points)):
+        if point.startswith(below + "/") and not any(point.startswith(other + "/") for other in found):
+            found.append(point)
+    return found
+
+
+def _unescape(text: str) -> str:
+    for escaped, plain in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        text = text.replace(escaped, plain)
+    return text
+
+
+def clone(path: str) -> int:
+    """A detached copy of what is mounted at a path, with everything mounted below it, as a descriptor."""
+    tree = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC)
+    return _call(f"open_tree {path}", tree)
+
+
+def attach(tree: int, path: str) -> None:
+    """Mounts what :func:`clone` gave, at a path that is made for it."""
+    if _is_directory(tree):
+        os.makedirs(path, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    moved = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
+    _call(f"move_mount {path}", moved)
+
+
+def _is_directory(fd: int) -> bool:
+    return os.stat(fd).st_mode & 0o170000 == 0o040000
+
+
+def loopback_up() -> None:
+    """Switches on the loopback interface, the only one of a new network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP_RUNNING))
+
+
+def host_name(name: str) -> None:
+    """Names the machine as seen from inside."""
+    socket.sethostname(name)
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability, and the right to ever get one."""
+    for capability in range(64):
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:
+            break  # the first number that the kernel does not know
+    _call("clear ambient capabilities", _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    _call("capset", _libc.capset(header, b"\0" * 24))
+
+
+def no_new_privileges() -> None:
+    """No program that is executed from now on gains anything by being setuid."""
+    _call("no_new_privs", _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def not_dumpable() -> None:
+    """Nobody of the same user may look into this process."""
+    _call("not dumpable", _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0))
+
+
+def dumpable() -> None:
+    """Undoes what a change of user or :func:`not_dumpable` did."""
+    _call("dumpable", _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
+
+
+def die_with_parent(signum: int) -> None:
+    """Gets a signal when the parent ends."""
+    _call("parent death signal", _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0))
+
+
+def process_name(name: str) -> None:
+    """What ``ps`` shows."""
+    _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def limit_resources(
+    *,
+    processes: int,
+    open_files: int,
+    cpu_time: int | None = None,
+    file_size: int | None = None,
+    data: int | None = None,
+) -> None:
+    """Sets resource limits, soft and hard; those of the host stay where they are lower.
+
+    Args:
+        processes: Processes and threads of the user namespace (Linux counts them per namespace since 5.14).
+        open_files: Per process.
+        cpu_time: Seconds per process.
+        file_size: Bytes per file.
+        data: Bytes of private memory per process, which makes an allocation fail where it would pass that.
+    """
+    wanted: list[tuple[int, int | None]] = [
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, processes),
+        (resource.RLIMIT_NOFILE, open_files),
+        (resource.RLIMIT_CPU, cpu_time),
+        (resource.RLIMIT_FSIZE, file_size),
+        (resource.RLIMIT_DATA, data),
+        (resource.RLIMIT_MSGQUEUE, 819_200),
+        (resource.RLIMIT_RTPRIO, 0),
+    ]
+    for kind, value in wanted:
+        if value is not None:
+            hard = resource.getrlimit(kind)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (value, value))
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,268 @@
+"""Starts sandboxed programs, from inside the outer wall. Linux only. Floor: sandbox.
+
+Run by ``supervisor`` as ``python -I -S -c ... FD``. A single thread without secrets: it reads requests from a socket,
+and for each of them forks a process that takes namespaces of its own, confines itself (see ``confine``), becomes
+pid 1 there, and starts the program as its child. That pid 1 collects orphans, passes signals on, and says how the
+program ended; when it goes, the kernel ends everything in its pid namespace.
+
+With ``--single`` there is one program, and bubblewrap has made its namespaces and mounts already. That is for systems
+that let bubblewrap make a user namespace, but nobody inside it.
+
+A request is one packet with descriptors: a JSON file, the *lead*, then the descriptors that the program inherits. The
+lead is a socket between the program's pid 1 and the supervisor; a packet on it is a JSON object, see :func:`_report`.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ipybox.sandbox import confine, seccomp
+
+MAX_FDS = 32
+"""Descriptors in one request."""
+PROXY_PORT = 3128
+"""Where the egress proxy is found inside a sandbox, on 127.0.0.1."""
+_RESET = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGPIPE", "SIGXFSZ", "SIGCHLD", "SIGUSR1", "SIGUSR2")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What is to be started, and how it is confined.
+
+    Attributes:
+        argv: The command; an empty one is a trial, which takes every step and runs nothing.
+        env: Its complete environment.
+        cwd: Its working directory, as seen inside.
+        fds: Numbers that the inherited descriptors get.
+        private: Directories that are its own: path, size in bytes, permissions.
+        processes, open_files, cpu_time, file_size, data: See :func:`confine.limit_resources`.
+        unix_sockets: Whether Unix sockets can be made.
+        proxy: Whether there is an egress proxy.
+        read_only: Paths that the wall shows writable and that are not for this program.
+    """
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(repr=False)
+    cwd: str
+    fds: Sequence[int] = ()
+    private: Sequence[tuple[str, int, int]] = ()
+    read_only: Sequence[str] = ()
+    processes: int = 512
+    open_files: int = 4096
+    cpu_time: int | None = None
+    file_size: int | None = None
+    data: int | None = None
+    unix_sockets: bool = False
+    proxy: bool = False
+
+    def to_json(self) -> str:
+        """The form in which it travels."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Program:
+        """Reads what :meth:`to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def serve(control: socket.socket) -> None:
+    """Starts what is asked for until the supervisor is gone."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes in between need no burial
+    control.send(b"ready")
+    while True:
+        packet, fds, _, _ = socket.recv_fds(control, 64, MAX_FDS)
+        if not packet:
+            return
+        if os.fork() == 0:
+            control.close()
+            try:
+                start(fds[0], fds[1], fds[2:], nested=True)
+            finally:
+                os._exit(1)
+        for fd in fds:
+            os.close(fd)
+
+
+def start(request: int, lead_fd: int, fds: list[int], *, nested: bool) -> None:
+    """Takes namespaces, and starts the program in them. Never returns."""
+    lead = socket.socket(fileno=lead_fd)
+    try:
+        with os.fdopen(request, encoding="utf-8") as file:
+            file.seek(0)
+            program = Program.from_json(file.read())
+        if nested:
+            confine.new_namespaces()
+            if os.fork():
+                os._exit(0)
+        _become_init(program, lead, fds, nested=nested)
+    except _StartError as error:
+        _report(lead, error=str(error))
+    except BaseException as error:
+        _report(lead, error=f"it could not be confined: {type(error).__name__}: {error}")
+    os._exit(1)
+
+
+def _become_init(program: Program, lead: socket.socket, fds: list[int], *, nested: bool) -> None:
+    os.setsid()
+    confine.not_dumpable()
+    if nested:
+        confine.private_mounts([confine.PrivateDirectory(*item) for item in program.private])
+        confine.loopback_up()
+        confine.host_name("sandbox")
+    for path in program.read_only:
+        confine.make_read_only(path)
+    if program.proxy:
+        _send_listener(lead)
+    confine.drop_capabilities()
+    confine.limit_resources(
+        processes=program.processes,
+        open_files=program.open_files,
+        cpu_time=program.cpu_time,
+        file_size=program.file_size,
+        data=program.data,
+    )
+    seccomp.install(seccomp.program(seccomp.Filter(unix_sockets=program.unix_sockets)))
+    wakeup, wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda signum, frame: None)
+    failed, failure = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        signal.set_wakeup_fd(-1)
+        _execute(program, failure, fds)
+    os.close(failure)
+    reason = _read_all(failed)  # ends when the program was executed, which closes the other end
+    if reason:
+        raise _StartError(reason)
+    _close_all_but({lead.fileno(), wakeup, wakeup_write})
+    _quiet_stdio()
+    confine.process_name("ipybox-init")
+    mine, its = os.pidfd_open(os.getpid()), os.pidfd_open(child)
+    socket.send_fds(lead, [b'{"started": true}'], [mine, its])
+    os.close(mine)
+    os.close(its)
+    _report(lead, exit=_until_ended(lead, child, wakeup))
+    os._exit(0)
+
+
+def _until_ended(lead: socket.socket, child: int, wakeup: int) -> int | None:
+    """Passes signals on and collects orphans; returns how the program ended, or None when the supervisor is gone."""
+    while True:
+        readable, _, _ = select.select([lead.fileno(), wakeup], [], [])
+        if wakeup in readable:
+            os.read(wakeup, 512)
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)  # there is a child until it is the program that ended
+                if pid == child:
+                    return os.waitstatus_to_exitcode(status)
+                if pid == 0:
+                    break
+        if lead.fileno() in readable:
+            packet = lead.recv(4096)
+            if not packet:
+                return None
+            _signal(child, int(json.loads(packet)["signal"]))
+
+
+def _signal(child: int, signum: int) -> None:
+    try:
+        os.killpg(child, signum)
+    except ProcessLookupError:
+        os.kill(child, signum)  # it has not got its group yet
+
+
+def _execute(program: Program, failure: int, fds: list[int]) -> None:
+    """Becomes the program, or says why not."""
+    try:
+        os.setsid()
+        # First out of the way, then to their places: a place may be taken by one that waits for its own.
+        above = max([2, *program.fds]) + 1
+        failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, above)
+        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
+        _close_all_but({*moved, failure})
+        _quiet_stdio()
+        for source, number in zip(moved, program.fds, strict=True):
+            os.dup2(source, number)
+        for number in _RESET:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.chdir(program.cwd)
+        if not program.argv:
+            os._exit(0)
+        os.execvpe(program.argv[0], list(program.argv), dict(program.env))
+    except BaseException as error:
+        os.write(failure, f"can't start {program.argv[0]!r} in {program.cwd!r}: {error}".encode()[:4000])
+    os._exit(127)
+
+
+def _read_all(fd: int) -> str:
+    text = b""
+    while data := os.read(fd, 4096):
+        text += data
+    os.close(fd)
+    return text.decode("utf-8", "replace")
+
+
+class _StartError(Exception):
+    """The program could not be executed."""
+
+
+def _report(lead: socket.socket, **facts: Any) -> None:
+    """Tells the supervisor: ``error`` (a sentence), ``exit`` (code, or negative signal). ``started`` comes with the
+    pidfds of pid 1 and of the program, ``listener`` with the socket for the egress proxy."""
+    try:
+        lead.send(json.dumps(facts).encode())
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF):
+            raise
+
+
+def _close_all_but(keep: set[int]) -> None:
+    low = 3
+    for number in sorted(number for number in keep if number > 2):
+        os.closerange(low, number)
+        low = number + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+def _quiet_stdio() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    if null > 2:
+        os.close(null)
+
+
+def _send_listener(lead: socket.socket) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", PROXY_PORT))
+        listener.listen(128)
+        listener.setblocking(False)
+        socket.send_fds(lead, [b'{"listener": true}'], [listener.fileno()])
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``FD``: serve on that socket. ``--single REQUEST LEAD FD...``: start one program."""
+    if arguments[0] == "--single":
+        request, lead, *fds = (int(argument) for argument in arguments[1:])
+        start(request, lead, fds, nested=False)
+    serve(socket.socket(fileno=int(arguments[0])))
+
+
+def command(python: str, package_parent: str) -> list[str]:
+    """How to run this module: without site-packages, so that it starts in a few milliseconds."""
+    code = f"import sys; sys.path.insert(0, {package_parent!r}); from ipybox.sandbox import launcher; "
+    return [python, "-I", "-S", "-c", code + "launcher.main(sys.argv[1:])"]

@@ -1,0 +1,83 @@
+"""Keeps programs within their memory limit, by looking. Linux only. Floor: sandbox.
+
+A cgroup would need no looking, but a plain user seldom may make one. The kernel's own view of a process is read 20
+times a second, its children's once a second: that is dearer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ipybox.process import warden
+
+_INTERVAL = 0.05
+_FAMILY_EVERY = 20
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A program under guard.
+
+    Attributes:
+        pid: The program.
+        root: Pid of the process that everything it starts descends from.
+        limit: Bytes for all of it together.
+        on_excess: Called once with the bytes in use when they are more.
+    """
+
+    pid: int
+    root: int
+    limit: int
+    on_excess: Callable[[int], None]
+
+
+class MemoryGuard:
+    """Watches any number of programs in one task, which runs while there are some."""
+
+    def __init__(self) -> None:
+        self._guarded: set[Guarded] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, guarded: Guarded) -> None:
+        """Begins to watch one."""
+        self._guarded.add(guarded)
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    def remove(self, guarded: Guarded) -> None:
+        """Ends that."""
+        self._guarded.discard(guarded)
+
+    async def close(self) -> None:
+        """Watches nothing any more."""
+        self._guarded.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        looks = 0
+        while self._guarded:
+            tree = await asyncio.to_thread(warden.parents) if looks % _FAMILY_EVERY == 0 else None
+            for guarded in list(self._guarded):
+                used = resident(guarded.pid)
+                if tree is not None:
+                    used = max(used, sum(resident(pid) for pid in warden.descendants(guarded.root, tree)))
+                if used > guarded.limit:
+                    self._guarded.discard(guarded)
+                    guarded.on_excess(used)
+            looks += 1
+            await asyncio.sleep(_INTERVAL)  # memory use has no event to wait for without a cgroup
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -1,0 +1,333 @@
+"""The walls that sandboxed programs run behind, as bubblewrap builds them. Linux only. Floor: sandbox.
+
+Two ways, chosen by trying (see ``supervisor``): one outer wall in which a launcher gives each program namespaces of
+its own, which takes a few milliseconds per program; or one bubblewrap per program, for systems that let only
+bubblewrap make user namespaces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ipybox.errors import ProgramStartError
+from ipybox.process.descriptors import memory_file, writable
+from ipybox.sandbox import launcher, staging
+from ipybox.sandbox.bubblewrap import Bubblewrap
+from ipybox.sandbox.launcher import Program
+from ipybox.sandbox.view import View
+
+log = logging.getLogger("ipybox.sandbox")
+
+_SYSTEM = ("/usr", "/etc", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix", "/gnu", "/dev")
+"""Readable for everybody on any machine, so nothing that root has to stage."""
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+_START_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WallPlan:
+    """How to build a wall.
+
+    Attributes:
+        bubblewrap: The program that builds it.
+        view: What is seen behind it.
+        uid: The user that root becomes for it; None when we are not root.
+        python: Interpreter for the launcher.
+        package_parent: The directory that holds the package ``ipybox``.
+    """
+
+    bubblewrap: Bubblewrap
+    view: View
+    uid: int | None
+    python: str
+    package_parent: str
+
+
+class Wall(Protocol):
+    """Where programs are started."""
+
+    name: str
+
+    async def open(self) -> None:
+        """Builds what is built once; raises :class:`ProgramStartError`."""
+
+    async def launch(self, program: Program, fds: Sequence[int]) -> socket.socket:
+        """Starts a program and returns its lead; the descriptors stay the caller's."""
+
+    async def close(self) -> None:
+        """Ends everything behind it."""
+
+
+class WallProcess:
+    """A bubblewrap and what runs in it.
+
+    Args:
+        plan: How to build the wall.
+        argv: The command behind it.
+        pass_fds: Descriptors that it inherits under the same numbers.
+        as_pid_1: Whether the command is pid 1 there, instead of bubblewrap's own.
+        nested: Whether it may make user namespaces of its own.
+        name: For the log.
+        env: Its environment.
+        stderr: Where what it writes goes; None is to us.
+    """
+
+    def __init__(
+        self,
+        plan: WallPlan,
+        argv: Sequence[str],
+        pass_fds: Sequence[int] = (),
+        *,
+        as_pid_1: bool = False,
+        name: str,
+        env: dict[str, str] | None = None,
+        stderr: int | None = None,
+    ) -> None:
+        self._lines: deque[str] = deque(maxlen=30)
+        self._name = name
+        self._loop = asyncio.get_running_loop()
+        read, write = os.pipe()
+        command, fds = _command(plan, argv, as_pid_1=as_pid_1)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL if stderr is None else stderr,
+                stderr=write if stderr is None else stderr,
+                env=_ENVIRONMENT if env is None else env,
+                cwd="/",
+                pass_fds=[*fds, *pass_fds],
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(read)
+            raise ProgramStartError(f"can't run {command[0]}: {error}") from error
+        finally:
+            os.close(write)
+            for fd in fds:
+                os.close(fd)
+        os.set_blocking(read, False)
+        self._stderr = read
+        self._loop.add_reader(read, self._read)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_reader(self._pidfd, self._gone)
+
+    @property
+    def pid(self) -> int:
+        """Pid of bubblewrap."""
+        return self._process.pid
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.done()
+
+    @property
+    def last_lines(self) -> str:
+        """What it wrote to stderr last."""
+        self._read()
+        return "\n".join(self._lines)
+
+    async def ended(self) -> int:
+        """Waits for its end; returns its exit code."""
+        return await asyncio.shield(self._ended)
+
+    async def kill(self) -> None:
+        """Ends it and everything behind it, and waits for that."""
+        if not self.is_over:
+            self._process.send_signal(signal.SIGKILL)  # bubblewrap's pid 1 dies with it, and all behind it with that
+            await self.ended()
+
+    def _read(self) -> None:
+        while self._stderr >= 0:
+            try:
+                data = os.read(self._stderr, 65536)
+            except BlockingIOError:
+                return
+            if not data:
+                self._loop.remove_reader(self._stderr)
+                os.close(self._stderr)
+                self._stderr = -1
+                return
+            for line in data.decode("utf-8", "replace").splitlines():
+                self._lines.append(line[:2000])
+                log.info("%s: %s", self._name, line[:2000])
+
+    def _gone(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._read()
+        self._ended.set_result(self._process.wait())
+
+
+class NestedWall:
+    """One outer wall; a launcher inside it gives each program namespaces of its own."""
+
+    name = "nested user namespaces"
+
+    def __init__(self, plan: WallPlan) -> None:
+        self._plan = plan
+        self._process: WallProcess | None = None
+        self._control: socket.socket | None = None
+        self._opening = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Pid of the outer bubblewrap."""
+        return self._process.pid if self._process is not None else None
+
+    async def open(self) -> None:
+        """Starts the launcher, unless it runs."""
+        async with self._opening:
+            if self._process is not None and not self._process.is_over:
+                return
+            await self._close()
+            ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setblocking(False)
+            try:
+                command = launcher.command(self._plan.python, self._plan.package_parent)
+                self._process = WallProcess(self._plan, [*command, str(its.fileno())], [its.fileno()], name="launcher")
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                its.close()
+            self._control = ours
+            await self._wait_ready(self._process, ours)
+
+    async def launch(self, program: Program, fds: Sequence[int]) -> socket.socket:
+        """Starts a program."""
+        await self.open()
+        assert self._control is not None
+        lead, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = memory_file(program.to_json())
+        try:
+            packet = [request, its.fileno(), *fds]
+            while True:
+                try:
+                    socket.send_fds(self._control, [b"start"], packet)
+                    return lead
+                except BlockingIOError:
+                    await writable(self._control)
+        except OSError as error:
+            lead.close()
+            raise ProgramStartError(f"the launcher is gone: {error}") from error
+        except BaseException:
+            lead.close()
+            raise
+        finally:
+            its.close()
+            os.close(request)
+
+    async def close(self) -> None:
+        """Ends everything behind the wall."""
+        async with self._opening:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            await self._process.kill()
+            self._process = None
+
+    async def _wait_ready(self, process: WallProcess, control: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                if await loop.sock_recv(control, 16) == b"ready":
+                    return
+                await process.ended()
+        except TimeoutError:
+            await process.kill()
+            raise ProgramStartError(f"bubblewrap did not come up within {_START_SECONDS:g} s") from None
+        except OSError:
+            await process.ended()
+        raise ProgramStartError(process.last_lines or "bubblewrap ended without a word")
+
+
+class SeparateWalls:
+    """A bubblewrap for each program."""
+
+    name = "one bubblewrap per kernel"
+
+    def __init__(self, plan: WallPlan) -> None:
+        self._plan = plan
+        self._processes: set[WallProcess] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Nothing is shared between programs."""
+
+    async def launch(self, program: Program, fds: Sequence[int]) -> socket.socket:
+        """Starts a program."""
+        lead, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = memory_file(program.to_json())
+        inherited = [request, its.fileno(), *fds]
+        try:
+            command = launcher.command(self._plan.python, self._plan.package_parent)
+            process = WallProcess(
+                self._plan,
+                [*command, "--single", *(str(fd) for fd in inherited)],
+                inherited,
+                as_pid_1=True,
+                name="sandbox",
+            )
+        except BaseException:
+            lead.close()
+            raise
+        finally:
+            its.close()
+            os.close(request)
+        self._processes.add(process)
+        task = asyncio.get_running_loop().create_task(self._forget(process))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return lead
+
+    async def close(self) -> None:
+        """Ends all of them."""
+        await asyncio.gather(*(process.kill() for process in list(self._processes)))
+
+    async def _forget(self, process: WallProcess) -> None:
+        await process.ended()
+        self._processes.discard(process)
+
+
+def _command(plan: WallPlan, argv: Sequence[str], *, as_pid_1: bool) -> tuple[list[str], list[int]]:
+    """The command that builds a wall, and descriptors that it needs and that the caller closes."""
+    if plan.uid is None:
+        command = plan.bubblewrap.command(plan.view, argv=argv, as_pid_1=as_pid_1)
+        return list(command.argv), list(command.pass_fds)
+    read, write = _to_stage(plan.view)
+    places = staging.staged([*read, *write])
+    sources = {
+        m.source: staging.locate(m.source, places) for m in plan.view.mounts if m.kind in ("read", "write") and m.source
+    }
+    command = plan.bubblewrap.command(plan.view, argv=argv, as_pid_1=as_pid_1, sources=sources)
+    steps = staging.Staging(read=read, write=write, uid=plan.uid, argv=command.argv)
+    fd = memory_file(steps.to_json())
+    return [*staging.command(plan.python, plan.package_parent), str(fd)], [*command.pass_fds, fd]
+
+
+def _to_stage(view: View) -> tuple[list[str], list[str]]:
+    """The outermost sources of a view that root has to lend to somebody else: to read, and to write."""
+    wanted = {m.source: m.kind for m in reversed(view.mounts) if m.kind in ("read", "write") and m.source}
+    outermost: dict[str, str] = {}
+    for path in sorted(wanted):
+        inside = any(path.startswith(other.rstrip("/") + "/") for other in (*_SYSTEM, *outermost))
+        if path not in _SYSTEM and not inside:
+            outermost[path] = wanted[path]
+    read = [path for path, kind in outermost.items() if kind == "read"]
+    return read, [path for path, kind in outermost.items() if kind == "write"]

@@ -1,0 +1,58 @@
+"""Runs a command as a plain user, when the tests run as root: ``python -m tests.plain_user COMMAND...``
+
+Most users are not root, and a sandbox is a different thing for them. The checkout and the interpreter often lie in a
+home that only root may enter, so the user gets a mount namespace in which just those two are seen as its own, and a
+fresh home. Nothing outside of that namespace changes, and no account is made.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from ipybox.sandbox import confine, staging
+
+USER = 54321
+
+
+def become_plain_user(needed: list[str]) -> None:
+    """Gives up root for good."""
+    staging.own_mount_namespace()
+    outermost = [path for path in needed if not any(path.startswith(f"{other}/") for other in needed)]
+    trees = [(path, staging.idmapped(path, USER)) for path in dict.fromkeys(outermost)]
+    closed = sorted({_closed_ancestor(Path(path)) for path in outermost} - {None}, key=str)
+    for directory in closed:
+        confine.mount("tmpfs", str(directory), "tmpfs", 0, "mode=755")
+    for path, (tree, reason) in trees:
+        if reason:
+            sys.exit(f"{path} can't be shown to a plain user: {reason}")
+        confine.attach(tree, path)
+    home = tempfile.mkdtemp(prefix="plain-user-")
+    os.chown(home, USER, USER)
+    os.setgroups([])
+    os.setresgid(USER, USER, USER)
+    os.setresuid(USER, USER, USER)
+    os.environ.update(HOME=home, USER="plain", LOGNAME="plain", TMPDIR="/tmp")
+    confine.dumpable()
+
+
+def _closed_ancestor(path: Path) -> Path | None:
+    """The uppermost directory above a path that others may not enter."""
+    for parent in reversed(path.parents):
+        if not parent.stat().st_mode & 0o001:
+            return parent
+    return None
+
+
+def main(command: list[str]) -> None:
+    """Becomes the user, and then the command."""
+    if os.geteuid() == 0:
+        checkout = str(Path(__file__).resolve().parent.parent)
+        become_plain_user([checkout, *map(os.path.realpath, (sys.prefix, sys.base_prefix))])
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
