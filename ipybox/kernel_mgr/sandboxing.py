@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ipybox.errors import PolicyError, SandboxUnavailableError
+from ipybox.errors import GatewayStartError, PolicyError, SandboxUnavailableError
 from ipybox.process.descriptors import memory_file
+from ipybox.sandbox.packages import site_directories
 from ipybox.sandbox.policy import SandboxPolicy
 from ipybox.sandbox.policy_file import DEFAULT_POLICY, read_policy
 from ipybox.sandbox.python_paths import package_parent, python_paths
@@ -23,6 +24,7 @@ from ipybox.sandbox.settings import SupervisorSettings
 
 SANDBOX_HOME = "/run/home"
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_FOR_PIP = ("PIP_CERT",)
 _PARENT_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
@@ -42,9 +44,14 @@ def policy_of(config: Path | None, memory_limit: int | None) -> tuple[SandboxPol
     return policy, notes
 
 
-def kernel_env(env: Mapping[str, str]) -> dict[str, str]:
+def kernel_env(env: Mapping[str, str], packages_dir: Path | None = None) -> dict[str, str]:
     """The environment of a sandboxed kernel, made from that of one without a sandbox: paths differ."""
     own = {name: value for name, value in env.items() if name not in ("SHELL", "TMPDIR")}
+    if packages_dir is not None:
+        # In front of what the environment has, which they don't replace: that would have been an error.
+        path = [*site_directories(str(packages_dir)), *([own["PYTHONPATH"]] if own.get("PYTHONPATH") else [])]
+        own["PYTHONPATH"] = os.pathsep.join(path)
+        own["PATH"] = f"{packages_dir}/bin{os.pathsep}{own.get('PATH', os.defpath)}"
     return {
         **own,
         "HOME": SANDBOX_HOME,
@@ -76,6 +83,7 @@ def sandboxed_start(
     control_fd: int,
     ready_fd: int,
     learn: bool,
+    packages_dir: Path | None,
 ) -> tuple[list[str], dict[str, str], list[int], int]:
     """The supervisor's command, its environment, what it inherits, and which of that the caller closes afterwards."""
     settings = SupervisorSettings(
@@ -85,8 +93,9 @@ def sandboxed_start(
         python=sys.executable,
         python_paths=python_paths(),
         package_parent=package_parent(),
-        extra_read=tuple(kernel_env[name] for name in _CERTIFICATES if os.path.exists(kernel_env.get(name, ""))),
+        certificates=_certificates(kernel_env),
         config_file=os.path.realpath(config) if config is not None else None,
+        packages_dir=None if packages_dir is None else str(packages_dir),
         run_dir=str(run_dir),
         client_argv=tuple(gateway_argv),
         client_env={**gateway_env, "HOME": str(run_dir), "TMPDIR": str(run_dir)},
@@ -102,12 +111,19 @@ def sandboxed_start(
     return argv, {**gateway_env, **parent}, [fd, control_fd, ready_fd, *gateway_fds], fd
 
 
+def _certificates(kernel_env: Mapping[str, str]) -> dict[str, str]:
+    named = {**kernel_env, **{name: os.environ[name] for name in _FOR_PIP if name in os.environ}}
+    return {name: named[name] for name in (*_CERTIFICATES, *_FOR_PIP) if os.path.exists(named.get(name, ""))}
+
+
 def raise_reported(facts: dict[str, Any]) -> None:
     """Raises the error that a supervisor reported, if these facts hold one."""
     if "policy" in facts:
         raise PolicyError(*facts["policy"])
     if "unavailable" in facts:
         raise SandboxUnavailableError(*facts["unavailable"])
+    if "failed" in facts:
+        raise GatewayStartError(facts["failed"])
 
 
 def facts_in(lines: bytes) -> list[dict[str, Any]]:

@@ -60,6 +60,8 @@ INHERITED = (
 
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SHORT_TEMP = "/tmp"
+_INSTALL_SECONDS = 600
+"""On top of the time that a start may take, when packages are to be installed first."""
 _T = TypeVar("_T")
 
 
@@ -262,8 +264,10 @@ class KernelGateway:
         assert self._run_dir is not None
         kernel_env = self._kernel_env()
         gateway_end: int | None = None
+        packages_dir: Path | None = None
         if self._policy is not None:
-            kernel_env = sandboxing.kernel_env(kernel_env)
+            packages_dir = self._run_dir / "packages" if self._policy.packages.install else None
+            kernel_env = sandboxing.kernel_env(kernel_env, packages_dir)
             gateway_end, supervisor_end = sandboxing.control_pair()
             own_fds += [gateway_end, supervisor_end]
         settings_fd = self._settings_file(listeners, ready_fd, kernel_env, gateway_end)
@@ -284,6 +288,7 @@ class KernelGateway:
             control_fd=supervisor_end,
             ready_fd=ready_fd,
             learn=self.learn,
+            packages_dir=packages_dir,
         )
         own_fds.append(own)
         return argv, env, fds
@@ -333,7 +338,8 @@ class KernelGateway:
 
     def _wait_ready(self, fd: int, cancelled: Event) -> None:
         assert self._child is not None
-        deadline = time.monotonic() + self.start_timeout
+        installs = self._policy is not None and self._policy.packages.install
+        deadline = time.monotonic() + self.start_timeout + (_INSTALL_SECONDS if installs else 0)
         awaited = {"gateway"} if self._policy is None else {"gateway", "walls"}
         while not cancelled.is_set():
             left = deadline - time.monotonic()

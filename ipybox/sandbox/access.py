@@ -227,6 +227,8 @@ class _Decision:
 
     def __post_init__(self) -> None:
         self.home = walk(os.path.abspath(self.facts.home)).real
+        self.named_secrets = {os.path.join(self.home, name) for name in CREDENTIALS}
+        self.named_secrets |= {f"/etc/{name}" for name in SECRETS_IN_ETC}
         self.readable |= self.system
         self._add_credentials(self.home)
 
@@ -335,8 +337,7 @@ class _Decision:
             raise PolicyError(where, f"{path} of the host is never visible in a sandbox")
         if path in _NOT_AS_A_WHOLE or (path.startswith("/run/") and not _is_users_own(path)):
             raise PolicyError(where, f"{path} holds too much that is not meant for sandboxed code", "name paths in it")
-        secrets = {f"/etc/{name}" for name in SECRETS_IN_ETC} | self.secret
-        if is_below(path, secrets) or is_below(path, [os.path.join(self.home, name) for name in CREDENTIALS]):
+        if any(each in self.secret or each in self.named_secrets for each in ancestry(path)):
             raise PolicyError(where, f"{path} holds credentials, which are never readable in a sandbox")
 
     def _roots(self, key: str, entries: tuple[str, ...]) -> list[tuple[str, str, Walked]]:

@@ -53,12 +53,12 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
 
-_MASKED: Final = (
+MASKED: Final = (
     "acpi", "interrupts", "kcore", "keys", "key-users", "kmsg", "latency_stats", "modules", "sched_debug", "scsi",
     "timer_list", "kallsyms", "kpagecount", "kpageflags", "kpagecgroup", "vmallocinfo", "slabinfo", "sysrq-trigger",
 )  # fmt: skip
 """What nobody inside needs of /proc and what tells about the host; after Docker's list."""
-_FROZEN: Final = ("bus", "fs", "irq", "sys")
+FROZEN: Final = ("bus", "fs", "irq", "sys")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -129,13 +129,13 @@ def _mask_proc(scratch: str) -> None:
     file, folder = f"{scratch}/.masked", f"{scratch}/.masked.d"
     os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0))
     os.mkdir(folder, 0)
-    for name in _MASKED:
+    for name in MASKED:
         path = f"/proc/{name}"
         if os.path.isdir(path):
             mount(folder, path, None, MS_BIND)
         elif os.path.exists(path):
             mount(file, path, None, MS_BIND)
-    for name in _FROZEN:
+    for name in FROZEN:
         path = f"/proc/{name}"
         if os.path.isdir(path):
             mount(path, path, None, MS_BIND | MS_REC)
@@ -143,12 +143,6 @@ def _mask_proc(scratch: str) -> None:
     # The mounts keep what they show; only the names go.
     os.unlink(file)
     os.rmdir(folder)
-
-
-def make_read_only(path: str) -> None:
-    """Nothing below a mount point can be written any more."""
-    mount(path, path, None, MS_BIND | MS_REC)
-    mount(path, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV)
 
 
 def mount_points() -> list[str]:

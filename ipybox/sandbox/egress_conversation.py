@@ -20,6 +20,7 @@ from ipybox.sandbox.proxy_requests import (
     HttpRequest,
     RequestError,
     SocksError,
+    check_request_line,
     parse_request_head,
     read_socks_greeting,
     read_socks_request,
@@ -80,7 +81,7 @@ class Conversation:
                 await self._http(first)
         except (OSError, EOFError) as error:  # either end went away, or took too long
             log.debug("a connection broke: %r", error)
-            self._client.abort()
+            self._client.reset()
         await self._client.hang_up(self._limits.idle)  # which is as long as what is unsent may take
 
     # ---- HTTP ---------------------------------------------------------------------------------------------------
@@ -132,6 +133,8 @@ class Conversation:
                         raise RequestError("head too large", 431) from None
                     if not line.endswith(b"\r\n"):
                         raise RequestError("bare line feed in the head")
+                    if head == first:
+                        check_request_line(first + line)  # HTTP/0.9 would have us wait for headers
                     head += line
                     if line == b"\r\n":
                         return parse_request_head(head)
@@ -156,7 +159,7 @@ class Conversation:
             await self._download(server, request, touch, through)
         except (OSError, EOFError, FramingError) as error:
             if self._client.has_sent:
-                self._client.abort()  # the only way to say that the response is not complete
+                self._client.reset()  # the only way to say that the response is not complete
             elif faults:
                 await self._answer(400, f"the proxy does not take this request: {faults[0]}")
             else:

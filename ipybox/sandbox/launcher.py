@@ -50,7 +50,6 @@ class Program:
         processes, open_files, cpu_time, file_size, data: See :func:`confine.limit_resources`.
         unix_sockets: Whether Unix sockets can be made.
         proxy: Whether there is an egress proxy.
-        read_only: Paths that the wall shows writable and that are not for this program.
     """
 
     argv: Sequence[str]
@@ -58,7 +57,6 @@ class Program:
     cwd: str
     fds: Sequence[int] = ()
     private: Sequence[tuple[str, int, int]] = ()
-    read_only: Sequence[str] = ()
     processes: int = 512
     open_files: int = 4096
     cpu_time: int | None = None
@@ -115,14 +113,12 @@ def start(request: int, lead_fd: int, fds: list[int], *, nested: bool) -> None:
 
 
 def _become_init(program: Program, lead: socket.socket, fds: list[int], *, nested: bool) -> None:
-    os.setsid()
     confine.not_dumpable()
     if nested:
+        os.setsid()
         confine.private_mounts([confine.PrivateDirectory(*item) for item in program.private])
         confine.loopback_up()
         confine.host_name("sandbox")
-    for path in program.read_only:
-        confine.make_read_only(path)
     if program.proxy:
         _send_listener(lead)
     confine.drop_capabilities()

@@ -95,6 +95,16 @@ class HttpRequest:
         return b"\r\n".join([*lines, b"", b""])
 
 
+def check_request_line(line: bytes) -> None:
+    """Refuse early what can't become a request; ``line`` ends with its line break.
+
+    Raises:
+        RequestError: This is not how an HTTP/1 request begins.
+    """
+    if not _REQUEST_LINE.fullmatch(line.removesuffix(b"\r\n")):
+        raise RequestError("malformed request line, or not HTTP/1")
+
+
 def parse_request_head(head: bytes) -> HttpRequest:
     """Read the head of a request; it ends with the empty line.
 

@@ -23,8 +23,9 @@ class SupervisorSettings:
         python: Interpreter of sandboxed programs.
         python_paths: What of the file system that interpreter needs.
         package_parent: The directory that holds the package ``ipybox``.
-        extra_read: Files that programs need besides, such as certificates that the environment names.
+        certificates: Variables of the environment that name certificates, which programs may read.
         config_file: The policy's own file, which nobody inside may write.
+        packages_dir: Where packages are installed for programs; None when there are none to install.
         run_dir: Private directory of the gateway; it sees that, programs don't.
         client_argv: Command of the client that asks for programs, behind a wall of its own.
         client_env: Its environment.
@@ -40,8 +41,9 @@ class SupervisorSettings:
     python: str
     python_paths: tuple[str, ...]
     package_parent: str
-    extra_read: tuple[str, ...] = ()
+    certificates: dict[str, str] = field(default_factory=dict)
     config_file: str | None = None
+    packages_dir: str | None = None
     run_dir: str
     client_argv: tuple[str, ...]
     client_env: dict[str, str] = field(repr=False)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 _BLOCK = 32 * 1024
 _UNSENT = 64 * 1024
 _LARGEST_LINGER = 1024 * 1024
+_RESET = struct.pack("ii", 1, 0)
 
 Touch = Callable[[], None]
 """Say that something moved."""
@@ -84,6 +86,14 @@ class Stream:
     def abort(self) -> None:
         """Drop the connection; what is unsent is lost."""
         self._writer.transport.abort()
+
+    def reset(self) -> None:
+        """Drop the connection so that the other end sees an error, and takes what it has for incomplete."""
+        try:
+            self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # it is closed already
+        self.abort()
 
     async def linger(self, seconds: float) -> None:
         """Say that nothing more will be sent, and throw away what still arrives, for a while.

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
 from ipybox.exit_status import ExitStatus
-from ipybox.sandbox import bubblewrap, diagnosis, staging
+from ipybox.sandbox import bubblewrap, diagnosis, packages, staging
 from ipybox.sandbox.launcher import MAX_FDS, PROXY_PORT, Program
 from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
 from ipybox.sandbox.policy import Limits, SandboxPolicy
 from ipybox.sandbox.program import SandboxedProgram
 from ipybox.sandbox.settings import SupervisorSettings
 from ipybox.sandbox.supervision import PACKET
-from ipybox.sandbox.view import HostFacts, View, gateway_view, kernel_view
+from ipybox.sandbox.view import HostFacts, gateway_view, kernel_view
 from ipybox.sandbox.wall import NestedWall, SeparateWalls, Wall, WallPlan, WallProcess
 
 if TYPE_CHECKING:
@@ -346,8 +346,10 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
     told = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, told.set)
-    plan, client_plan, view = plans(settings)
-    for note in view.notes:
+    if settings.packages_dir is not None:
+        await install_packages(settings, settings.packages_dir)
+    plan, client_plan = plans(settings, settings.policy)
+    for note in plan.view.notes:
         log.info("%s", note)
     control = socket.socket(fileno=settings.control_fd)
     client = WallProcess(
@@ -378,29 +380,56 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
         await client.kill()
 
 
-def plans(settings: SupervisorSettings) -> tuple[WallPlan, WallPlan, View]:
+async def install_packages(settings: SupervisorSettings, prefix: str) -> None:
+    """Installs what the policy names, in a sandbox that is gone when this returns.
+
+    Raises:
+        ProgramStartError: It failed; nothing else was started.
+    """
+    wanted = settings.policy.packages
+    policy = packages.install_policy(settings.policy, prefix, await packages.index_hosts(wanted))
+    os.makedirs(prefix, exist_ok=True)
+    plan, _ = plans(settings, policy)
+    async with Supervisor(policy, plan) as supervisor:
+        read, write = os.pipe()
+        try:
+            program = packages.installation(wanted, settings.python, prefix, settings.certificates)
+            sandboxed = await supervisor.start(program, [write, write], "packages")
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        lines, status = await asyncio.gather(packages.last_lines(read), supervisor.finish(sandboxed, "packages"))
+        if status.code != 0:
+            raise packages.failure(wanted, str(status), lines)
+
+
+def plans(settings: SupervisorSettings, policy: SandboxPolicy) -> tuple[WallPlan, WallPlan]:
     """How to build the wall for programs and that for the client."""
     uid = staging.sandbox_uid() if os.geteuid() == 0 else None
+    # What is installed may be read by everybody, once it is installed.
+    installs = settings.packages_dir in policy.filesystem.allow_write
+    extra = [settings.packages_dir] if settings.packages_dir is not None and not installs else []
     facts = HostFacts(
         home=settings.home,
         working_dir=settings.working_dir,
         python_paths=settings.python_paths,
         config_file=settings.config_file,
-        extra_read=settings.extra_read,
+        extra_read=(*settings.certificates.values(), *extra),
         uid=os.getuid() if uid is None else uid,
         gid=os.getgid() if uid is None else uid,
     )
     if uid is not None:
         os.chown(settings.run_dir, uid, uid)
-    view = kernel_view(settings.policy, facts)
     plan = WallPlan(
         bubblewrap=bubblewrap.find(),
-        view=view,
+        view=kernel_view(policy, facts),
         uid=uid,
         python=settings.python,
         package_parent=settings.package_parent,
     )
-    return plan, replace(plan, view=gateway_view(facts, settings.run_dir)), view
+    return plan, replace(plan, view=gateway_view(facts, settings.run_dir))
 
 
 def _announce(fd: int, **facts: Any) -> None:
@@ -418,6 +447,8 @@ def main(arguments: Sequence[str]) -> int:
         return asyncio.run(supervise(settings, ready_fd))
     except PolicyError as error:
         _announce(ready_fd, policy=[error.where, error.reason, error.hint])
+    except ProgramStartError as error:
+        _announce(ready_fd, failed=error.reason)
     except SandboxUnavailableError as error:
         _announce(ready_fd, unavailable=[error.reason, list(error.remedies)])
     return 3

@@ -177,12 +177,15 @@ class _Assembly:
         if any(is_below(point, ["/var/tmp"]) for point in points):
             private["/var/tmp"] = self._scratch
         self._base(private)
+        base = len(self._mounts)
         links = dict(self._rules.hosts_links) | dict(_system_links())
         for point in sorted({*points, *links}, key=lambda path: path.split("/")):
             if point in links:
                 self._link(point, links[point])
             else:
                 self._visit(point)
+        # A pin may be made after what lies below it, which it would cover if it were mounted after it.
+        self._mounts[base:] = sorted(self._mounts[base:], key=lambda mount: mount.target.split("/"))
         self._check_size()
         return View(
             mounts=tuple(self._with_modes()),

@@ -14,16 +14,16 @@ import signal
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ipybox.errors import ProgramStartError
 from ipybox.process.descriptors import memory_file, writable
-from ipybox.sandbox import launcher, staging
+from ipybox.sandbox import confine, launcher, staging
 from ipybox.sandbox.bubblewrap import Bubblewrap
 from ipybox.sandbox.launcher import Program
-from ipybox.sandbox.view import View
+from ipybox.sandbox.view import Mount, View
 
 log = logging.getLogger("ipybox.sandbox")
 
@@ -263,7 +263,8 @@ class SeparateWalls:
     name = "one bubblewrap per kernel"
 
     def __init__(self, plan: WallPlan) -> None:
-        self._plan = plan
+        # In the other kind of wall each program mounts a /proc of its own; here bubblewrap's is what it gets.
+        self._plan = replace(plan, view=replace(plan.view, mounts=(*plan.view.mounts, *_masked_proc())))
         self._processes: set[WallProcess] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -303,6 +304,15 @@ class SeparateWalls:
     async def _forget(self, process: WallProcess) -> None:
         await process.ended()
         self._processes.discard(process)
+
+
+def _masked_proc() -> Iterator[Mount]:
+    for name in confine.MASKED:
+        path = f"/proc/{name}"
+        if os.path.isdir(path):
+            yield Mount("mask_dir", path, mode=0)
+        elif os.path.exists(path):
+            yield Mount("mask_file", path)
 
 
 def _command(plan: WallPlan, argv: Sequence[str], *, as_pid_1: bool) -> tuple[list[str], list[int]]:
