@@ -107,7 +107,7 @@ def sandboxed_start(
     fd = memory_file(settings.to_json())
     names = [*_PARENT_PROXY, *(name.lower() for name in _PARENT_PROXY)]
     parent = {name: os.environ[name] for name in names if name in os.environ}
-    argv = [sys.executable, "-P", "-s", "-m", "ipybox.sandbox.supervisor", str(fd)]
+    argv = [sys.executable, "-P", "-s", "-m", "ipybox.sandbox.supervisor_process", str(fd)]
     return argv, {**gateway_env, **parent}, [fd, control_fd, ready_fd, *gateway_fds], fd
 
 

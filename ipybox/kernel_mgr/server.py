@@ -31,6 +31,7 @@ from ipybox.process import ports
 from ipybox.process.child import ChildProcess
 from ipybox.process.descriptors import memory_file
 from ipybox.sandbox.policy import SandboxPolicy
+from ipybox.sandbox.settings import SANDBOX_WARNING
 
 log = logging.getLogger("ipybox.gateway")
 
@@ -368,7 +369,10 @@ class KernelGateway:
             shutil.rmtree(run_dir, ignore_errors=True)  # the warden did it, unless it was killed
 
     def _log_line(self, line: str) -> None:
-        log.debug("%s", line)
+        if line.startswith(SANDBOX_WARNING):
+            log.warning("%s", line)
+        else:
+            log.debug("%s", line)
         if self.log_to_stderr:
             sys.stderr.write(line + "\n")
             sys.stderr.flush()

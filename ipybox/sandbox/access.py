@@ -262,13 +262,14 @@ class _Decision:
         fixed, _ = self._denials("denyWrite", self.policy.deny_write, set(writable))
         fixed |= self.environments
         fixed |= self._protected(writable)
+        kept = {upper for path in fixed | self.planted_links for upper in ancestry(path)}
         rules = Rules(
             readable=frozenset(self.readable | self.environments),
             writable=writable,
             denied=frozenset(denied),
             fixed=frozenset(fixed),
             secret=frozenset(self.secret),
-            unpinned=frozenset(unpinned),
+            unpinned=frozenset(unpinned - kept),
             hosts_links=tuple(dict.fromkeys(self.hosts_links)),
             working_dir=self.working_dir,
         )
@@ -453,20 +454,23 @@ class _Decision:
     def _denials(self, key: str, entries: tuple[str, ...], roots: set[str]) -> tuple[set[str], set[str]]:
         """Denied paths, resolved and expanded over ``roots``; and those that are denied wherever they move."""
         denied: set[str] = set()
+        named: set[str] = set()
         moving: set[str] = set()
         scan = Scan(inside=tuple(sorted(roots)), skip=tuple(sorted(self.environments)))
         for index, entry in enumerate(entries):
             where = f"filesystem.{key}[{index}]"
             path = self._absolute(where, entry)
             if not is_pattern(entry):
-                denied |= self._resolved(where, path, key)
+                named |= self._resolved(where, path, key)
                 continue
             for match, anywhere in self._matches(where, entry, path, scan, roots):
                 found = self._resolved(where, match, key)
                 denied |= found
                 if anywhere:
                     moving |= found
-        return denied, moving
+                else:
+                    named |= found
+        return denied | named, moving - named
 
     def _resolved(self, where: str, path: str, key: str) -> set[str]:
         try:

@@ -49,7 +49,9 @@ _SYS_MOVE_MOUNT = 429
 _OPEN_TREE_CLONE = 1
 _AT_RECURSIVE = 0x8000
 _AT_FDCWD = -100
-_MOVE_MOUNT_F_EMPTY_PATH = 4
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_AT_EMPTY_PATH = 0x1000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
 
@@ -143,6 +145,17 @@ def _mask_proc(scratch: str) -> None:
     # The mounts keep what they show; only the names go.
     os.unlink(file)
     os.rmdir(folder)
+
+
+def pin_link(path: str) -> None:
+    """Keeps a symbolic link from being replaced, by mounting it on itself."""
+    link = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    flags = _OPEN_TREE_CLONE | _AT_EMPTY_PATH | os.O_CLOEXEC
+    tree = _call(f"open_tree {path}", _libc.syscall(_SYS_OPEN_TREE, link, b"", flags))
+    moved = _libc.syscall(_SYS_MOVE_MOUNT, tree, b"", link, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
+    _call(f"move_mount {path}", moved)
+    os.close(tree)
+    os.close(link)
 
 
 def mount_points() -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ipybox.sandbox.dialing import Dialler, RefusedError, Resolver, Route
+from ipybox.sandbox.dialing import Dialler, RefusedError, Resolver, Route, UnreachableError
 from ipybox.sandbox.hosts import HostError, HostRules, parse_host
 from ipybox.sandbox.streams import Stream
 
@@ -110,6 +110,9 @@ class Gate:
             raise RefusedError(str(error)) from None
         except RefusedError as refusal:
             await self.report(name, port, protocol, allowed=False, reason=refusal.reason)
+            raise
+        except UnreachableError:  # allowed, but it has no address
+            await self.report(name, port, protocol, allowed=True, reason=reason)
             raise
         await self.report(name, port, protocol, allowed=True, reason=reason)
         return route

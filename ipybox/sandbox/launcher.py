@@ -47,6 +47,7 @@ class Program:
         cwd: Its working directory, as seen inside.
         fds: Numbers that the inherited descriptors get.
         private: Directories that are its own: path, size in bytes, permissions.
+        pinned_links: Symbolic links that it must not replace.
         processes, open_files, cpu_time, file_size, data: See :func:`confine.limit_resources`.
         unix_sockets: Whether Unix sockets can be made.
         proxy: Whether there is an egress proxy.
@@ -57,6 +58,7 @@ class Program:
     cwd: str
     fds: Sequence[int] = ()
     private: Sequence[tuple[str, int, int]] = ()
+    pinned_links: Sequence[str] = ()
     processes: int = 512
     open_files: int = 4096
     cpu_time: int | None = None
@@ -117,6 +119,8 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], *, neste
     if nested:
         os.setsid()
         confine.private_mounts([confine.PrivateDirectory(*item) for item in program.private])
+        for path in program.pinned_links:
+            confine.pin_link(path)
         confine.loopback_up()
         confine.host_name("sandbox")
     if program.proxy:

@@ -393,7 +393,7 @@ class _Profile:
 def _above(path: str) -> list[str]:
     """The directories that a path is in, without the root."""
     found = []
-    while (path := os.path.dirname(path)) != "/":
+    while path.strip("/") and (path := os.path.dirname(path)).strip("/"):
         found.append(path)
     return found
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from ipybox.sandbox.policy import FilesystemPolicy, Limits, NetworkPolicy, Packages, SandboxPolicy
 
+SANDBOX_WARNING = "sandbox warning: "
+"""What a line of the supervisor's log begins with that somebody should read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorSettings:

@@ -23,6 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from ipybox.errors import SandboxUnavailableError
 from ipybox.sandbox import confine
 
 PREFERRED_UID = 64201
@@ -62,14 +63,33 @@ class Staging:
         return cls(**json.loads(text))
 
 
-def sandbox_uid() -> int:
-    """A user id that nobody has, and that exists in this user namespace."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        ranges = [tuple(int(number) for number in line.split()) for line in file]
+def sandbox_uid(uid_map: str | None = None) -> int | None:
+    """A user id that nobody has, and that exists in this user namespace.
+
+    None when there is no other id here than 0, and that is a plain user outside (``unshare --map-root-user``, some
+    rootless containers): then we are that user, and nobody more.
+
+    Args:
+        uid_map: Content of ``/proc/self/uid_map``; for tests.
+
+    Raises:
+        SandboxUnavailableError: There is no other id, and 0 may be the machine's root.
+    """
+    if uid_map is None:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            uid_map = file.read()
+    ranges = [tuple(int(number) for number in line.split()) for line in uid_map.splitlines()]
     if any(start <= PREFERRED_UID < start + count for start, _, count in ranges):
         return PREFERRED_UID
-    start, _, count = max(ranges, key=lambda entry: entry[2])
-    return start + count - 2  # in a container with few ids; the last one is often `nobody`
+    start, outside, count = max(ranges, key=lambda entry: entry[2])
+    if count > 2:
+        return start + count - 2  # in a container with few ids; the last one is often `nobody`
+    if len(ranges) == 1 and outside != 0:
+        return None
+    raise SandboxUnavailableError(
+        "there is no user id besides root's in this user namespace that sandboxed code could have",
+        ["run as a plain user", "give the container more user ids (subuid)"],
+    )
 
 
 def staged(roots: Sequence[str]) -> dict[str, str]:

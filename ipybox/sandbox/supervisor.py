@@ -1,37 +1,31 @@
-"""The process that stands between sandboxed programs and the machine. Linux only. Floor: sandbox.
+"""Programs behind walls, and what stands between them and the machine. Linux only. Floor: sandbox.
 
-It is trusted and runs outside of every wall: it builds the walls, starts programs behind them for a client (a kernel
-gateway, behind a wall of its own), runs the egress proxy, keeps memory limits, and says how programs ended. The
-client can ask for programs and end them; what they may touch was settled before it started.
+The supervisor is trusted and runs outside of every wall: it builds them, starts programs behind them, runs the egress
+proxy, keeps memory limits, and says how programs ended. See ``supervisor_process`` for the process that it lives in.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import json
 import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
+from ipybox.errors import ProgramStartError
 from ipybox.exit_status import ExitStatus
-from ipybox.sandbox import bubblewrap, diagnosis, packages, staging
-from ipybox.sandbox.launcher import MAX_FDS, PROXY_PORT, Program
+from ipybox.sandbox import diagnosis
+from ipybox.sandbox.audit import Audit
+from ipybox.sandbox.launcher import PROXY_PORT, Program
 from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
 from ipybox.sandbox.policy import Limits, SandboxPolicy
 from ipybox.sandbox.program import SandboxedProgram
-from ipybox.sandbox.settings import SupervisorSettings
-from ipybox.sandbox.supervision import PACKET
-from ipybox.sandbox.view import HostFacts, gateway_view, kernel_view
-from ipybox.sandbox.wall import NestedWall, SeparateWalls, Wall, WallPlan, WallProcess
+from ipybox.sandbox.wall import NestedWall, SeparateWalls, Wall, WallPlan
 
 if TYPE_CHECKING:
     from ipybox.sandbox.egress import EgressEvent, EgressProxy
@@ -40,7 +34,6 @@ log = logging.getLogger("ipybox.sandbox")
 
 _DATA_HEADROOM = 512 * 1024 * 1024
 """Room for the stacks of threads, which count as data though they are hardly used."""
-_HEARD_SECONDS = 2.0
 _PROXY_URL = f"http://127.0.0.1:{PROXY_PORT}"
 _PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _PROXY_ENVIRONMENT = {
@@ -55,7 +48,6 @@ class Supervisor:
 
     Args:
         policy: What they may touch.
-        view: What they see.
         plan: How to build the wall.
         learn: Whether hosts that are not allowed are let through and noted.
     """
@@ -67,6 +59,7 @@ class Supervisor:
         self._guard = MemoryGuard()
         self._programs: set[SandboxedProgram] = set()
         self._placeholders: list[Path] = []
+        self._audit: Audit | None = None
         self._proxy: EgressProxy | None = None
         self._wall: Wall | None = None
         if policy.network.allowed_domains or learn:
@@ -77,6 +70,7 @@ class Supervisor:
     async def __aenter__(self) -> Supervisor:
         try:
             self._make_placeholders()
+            self._audit = Audit(self._plan.view.write_roots)
             self._wall = await self._build()
         except BaseException:
             await self.close()
@@ -154,6 +148,7 @@ class Supervisor:
             program,
             env={**program.env, **(_PROXY_ENVIRONMENT if self._proxy is not None else {})},
             private=[_private(path, self._plan.view.home, limits) for path in self._plan.view.private],
+            pinned_links=self._plan.view.protected_links,
             processes=limits.processes,
             open_files=limits.open_files,
             cpu_time=limits.cpu_time,
@@ -174,7 +169,9 @@ class Supervisor:
             await self._proxy.close()
         for path in self._placeholders:
             with suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
+                path.unlink()
+        for name in self._audit.new() if self._audit is not None else ():
+            log.warning("sandboxed code made %s, which other programs trust: look at it before you use it", name)
 
     async def _build(self) -> Wall:
         """The best wall that stands up to a trial."""
@@ -227,232 +224,3 @@ def _private(path: str, home: str, limits: Limits) -> tuple[str, int, int]:
     """Path, size and permissions of a private directory."""
     size = limits.shared_memory if path == "/dev/shm" else limits.scratch
     return path, size, 0o700 if path == home else 0o1777
-
-
-class Service:
-    """Answers a client's requests, one packet each. See ``supervision``."""
-
-    def __init__(self, supervisor: Supervisor, control: socket.socket) -> None:
-        self._supervisor = supervisor
-        self._control = control
-        self._programs: dict[int, SandboxedProgram] = {}
-        self._doomed: set[int] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._heard: dict[int, asyncio.Event] = {}
-        self._events = itertools.count(1)
-        self._loop = asyncio.get_running_loop()
-        control.setblocking(False)
-        supervisor.on_egress = self._tell_egress
-        self._loop.add_reader(control.fileno(), self._read)
-
-    def stop_client(self) -> None:
-        """Asks the client to end."""
-        self._send(op="stop", id=0)
-
-    def close(self) -> None:
-        """Listens no more."""
-        self._loop.remove_reader(self._control.fileno())
-        self._control.close()
-        for task in self._tasks:
-            task.cancel()
-
-    def _read(self) -> None:
-        while True:
-            try:
-                packet, fds, _, _ = socket.recv_fds(self._control, PACKET, MAX_FDS)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                packet, fds = b"", []
-            if not packet:
-                self._loop.remove_reader(self._control.fileno())  # its end is noticed elsewhere
-                return
-            for fd in fds:
-                os.set_inheritable(fd, False)
-            self._take(json.loads(packet), fds)
-
-    def _take(self, packet: dict[str, Any], fds: list[int]) -> None:
-        number = packet["id"]
-        match packet["op"]:
-            case "start":
-                task = self._loop.create_task(self._run(number, str(packet["tag"]), fds))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            case "signal" if number in self._programs:
-                self._programs[number].signal(int(packet["signal"]))
-            case "kill":
-                if number in self._programs:
-                    self._programs[number].kill()
-                else:
-                    self._doomed.add(number)
-            case "heard" if number in self._heard:
-                self._heard[number].set()
-
-    async def _run(self, number: int, tag: str, fds: list[int]) -> None:
-        try:
-            with os.fdopen(fds.pop(0), encoding="utf-8") as file:
-                file.seek(0)
-                program = Program.from_json(file.read())
-            try:
-                sandboxed = await self._supervisor.start(program, fds, tag)
-            finally:
-                for fd in fds:
-                    os.close(fd)
-        except Exception as error:
-            if not isinstance(error, ProgramStartError):
-                log.exception("program %s could not be started", tag)
-            self._send(op="failed", id=number, reason=str(error))
-            return
-        self._programs[number] = sandboxed
-        self._send(op="started", id=number, pid=sandboxed.pid)
-        if number in self._doomed:
-            sandboxed.kill()
-        status = await self._supervisor.finish(sandboxed, tag)
-        self._programs.pop(number, None)
-        self._doomed.discard(number)
-        self._send(op="ended", id=number, status=status.to_dict())
-
-    async def _tell_egress(self, event: EgressEvent) -> None:
-        number = next(self._events)
-        heard = self._heard[number] = asyncio.Event()
-        try:
-            self._send(
-                op="egress",
-                id=number,
-                tag=event.tag,
-                host=event.host,
-                port=event.port,
-                allowed=event.allowed,
-                reason=event.reason,
-            )
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_HEARD_SECONDS):
-                    await heard.wait()
-        finally:
-            del self._heard[number]
-
-    def _send(self, **packet: Any) -> None:
-        try:
-            self._control.send(json.dumps(packet).encode())
-        except BlockingIOError:
-            self._loop.call_later(0.01, lambda: self._send(**packet))
-        except OSError:
-            pass  # the client is gone, and we are about to follow
-
-
-async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
-    """Runs the client and its programs until the client ends; returns its exit code."""
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, told.set)
-    if settings.packages_dir is not None:
-        await install_packages(settings, settings.packages_dir)
-    plan, client_plan = plans(settings, settings.policy)
-    for note in plan.view.notes:
-        log.info("%s", note)
-    control = socket.socket(fileno=settings.control_fd)
-    client = WallProcess(
-        client_plan,
-        settings.client_argv,
-        settings.client_fds,
-        name="gateway",
-        env=settings.client_env,
-        stderr=2,
-    )
-    for fd in settings.client_fds:
-        os.close(fd)
-    try:
-        async with Supervisor(settings.policy, plan, learn=settings.learn) as supervisor:
-            service = Service(supervisor, control)
-            _announce(ready_fd, walls=supervisor.tier)
-            os.close(ready_fd)
-            ended = asyncio.ensure_future(client.ended())
-            stop = asyncio.ensure_future(told.wait())
-            await asyncio.wait([ended, stop], return_when=asyncio.FIRST_COMPLETED)
-            if not ended.done():
-                service.stop_client()
-                await ended  # if that takes too long, whoever told us ends all of us
-            stop.cancel()
-            service.close()
-            return ended.result()
-    finally:
-        await client.kill()
-
-
-async def install_packages(settings: SupervisorSettings, prefix: str) -> None:
-    """Installs what the policy names, in a sandbox that is gone when this returns.
-
-    Raises:
-        ProgramStartError: It failed; nothing else was started.
-    """
-    wanted = settings.policy.packages
-    policy = packages.install_policy(settings.policy, prefix, await packages.index_hosts(wanted))
-    os.makedirs(prefix, exist_ok=True)
-    plan, _ = plans(settings, policy)
-    async with Supervisor(policy, plan) as supervisor:
-        read, write = os.pipe()
-        try:
-            program = packages.installation(wanted, settings.python, prefix, settings.certificates)
-            sandboxed = await supervisor.start(program, [write, write], "packages")
-        except BaseException:
-            os.close(read)
-            raise
-        finally:
-            os.close(write)
-        lines, status = await asyncio.gather(packages.last_lines(read), supervisor.finish(sandboxed, "packages"))
-        if status.code != 0:
-            raise packages.failure(wanted, str(status), lines)
-
-
-def plans(settings: SupervisorSettings, policy: SandboxPolicy) -> tuple[WallPlan, WallPlan]:
-    """How to build the wall for programs and that for the client."""
-    uid = staging.sandbox_uid() if os.geteuid() == 0 else None
-    # What is installed may be read by everybody, once it is installed.
-    installs = settings.packages_dir in policy.filesystem.allow_write
-    extra = [settings.packages_dir] if settings.packages_dir is not None and not installs else []
-    facts = HostFacts(
-        home=settings.home,
-        working_dir=settings.working_dir,
-        python_paths=settings.python_paths,
-        config_file=settings.config_file,
-        extra_read=(*settings.certificates.values(), *extra),
-        uid=os.getuid() if uid is None else uid,
-        gid=os.getgid() if uid is None else uid,
-    )
-    if uid is not None:
-        os.chown(settings.run_dir, uid, uid)
-    plan = WallPlan(
-        bubblewrap=bubblewrap.find(),
-        view=kernel_view(policy, facts),
-        uid=uid,
-        python=settings.python,
-        package_parent=settings.package_parent,
-    )
-    return plan, replace(plan, view=gateway_view(facts, settings.run_dir))
-
-
-def _announce(fd: int, **facts: Any) -> None:
-    with suppress(OSError):
-        os.write(fd, json.dumps(facts).encode() + b"\n")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """``FD``: reads the settings from it and supervises."""
-    with os.fdopen(int(arguments[0]), encoding="utf-8") as file:
-        settings = SupervisorSettings.from_json(file.read())
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    ready_fd = os.dup(settings.ready_fd)  # the client's copy is closed once it has it
-    try:
-        return asyncio.run(supervise(settings, ready_fd))
-    except PolicyError as error:
-        _announce(ready_fd, policy=[error.where, error.reason, error.hint])
-    except ProgramStartError as error:
-        _announce(ready_fd, failed=error.reason)
-    except SandboxUnavailableError as error:
-        _announce(ready_fd, unavailable=[error.reason, list(error.remedies)])
-    return 3
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -270,6 +270,11 @@ class SeparateWalls:
 
     async def open(self) -> None:
         """Nothing is shared between programs."""
+        links = self._plan.view.protected_links
+        if links:
+            raise ProgramStartError(
+                f"bubblewrap alone can't keep symbolic links from being replaced: {', '.join(links)}"
+            )
 
     async def launch(self, program: Program, fds: Sequence[int]) -> socket.socket:
         """Starts a program."""

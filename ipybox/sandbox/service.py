@@ -1,0 +1,136 @@
+"""Answers a client that asks for sandboxed programs; the other end of ``supervision``. Linux only. Floor: sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ipybox.errors import ProgramStartError
+from ipybox.sandbox.launcher import MAX_FDS, Program
+from ipybox.sandbox.program import SandboxedProgram
+from ipybox.sandbox.supervision import PACKET
+from ipybox.sandbox.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from ipybox.sandbox.egress import EgressEvent
+
+log = logging.getLogger("ipybox.sandbox")
+
+_HEARD_SECONDS = 2.0
+
+
+class Service:
+    """Answers a client's requests, one packet each. See ``supervision``."""
+
+    def __init__(self, supervisor: Supervisor, control: socket.socket) -> None:
+        self._supervisor = supervisor
+        self._control = control
+        self._programs: dict[int, SandboxedProgram] = {}
+        self._doomed: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._heard: dict[int, asyncio.Event] = {}
+        self._events = itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+        control.setblocking(False)
+        supervisor.on_egress = self._tell_egress
+        self._loop.add_reader(control.fileno(), self._read)
+
+    def stop_client(self) -> None:
+        """Asks the client to end."""
+        self._send(op="stop", id=0)
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                packet, fds, _, _ = socket.recv_fds(self._control, PACKET, MAX_FDS)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                packet, fds = b"", []
+            if not packet:
+                self._loop.remove_reader(self._control.fileno())  # its end is noticed elsewhere
+                return
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            self._take(json.loads(packet), fds)
+
+    def _take(self, packet: dict[str, Any], fds: list[int]) -> None:
+        number = packet["id"]
+        match packet["op"]:
+            case "start":
+                task = self._loop.create_task(self._run(number, str(packet["tag"]), fds))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case "signal" if number in self._programs:
+                self._programs[number].signal(int(packet["signal"]))
+            case "kill":
+                if number in self._programs:
+                    self._programs[number].kill()
+                else:
+                    self._doomed.add(number)
+            case "heard" if number in self._heard:
+                self._heard[number].set()
+
+    async def _run(self, number: int, tag: str, fds: list[int]) -> None:
+        try:
+            with os.fdopen(fds.pop(0), encoding="utf-8") as file:
+                file.seek(0)
+                program = Program.from_json(file.read())
+            try:
+                sandboxed = await self._supervisor.start(program, fds, tag)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+        except Exception as error:
+            if not isinstance(error, ProgramStartError):
+                log.exception("program %s could not be started", tag)
+            self._send(op="failed", id=number, reason=str(error))
+            return
+        self._programs[number] = sandboxed
+        self._send(op="started", id=number, pid=sandboxed.pid)
+        if number in self._doomed:
+            sandboxed.kill()
+        status = await self._supervisor.finish(sandboxed, tag)
+        self._programs.pop(number, None)
+        self._doomed.discard(number)
+        self._send(op="ended", id=number, status=status.to_dict())
+
+    async def _tell_egress(self, event: EgressEvent) -> None:
+        number = next(self._events)
+        heard = self._heard[number] = asyncio.Event()
+        try:
+            self._send(
+                op="egress",
+                id=number,
+                tag=event.tag,
+                host=event.host,
+                port=event.port,
+                allowed=event.allowed,
+                reason=event.reason,
+            )
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_HEARD_SECONDS):
+                    await heard.wait()
+        finally:
+            del self._heard[number]
+
+    def _send(self, **packet: Any) -> None:
+        try:
+            self._control.send(json.dumps(packet).encode())
+        except BlockingIOError:
+            self._loop.call_later(0.01, lambda: self._send(**packet))
+        except OSError:
+            pass  # the client is gone, and we are about to follow

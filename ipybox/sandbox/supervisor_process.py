@@ -1,0 +1,157 @@
+"""The supervisor's process: ``python -m ipybox.sandbox.supervisor_process FD``. Linux only. Floor: sandbox.
+
+It builds the walls, starts the client behind one of its own, installs packages before that when the policy names
+some, and ends when the client does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
+from ipybox.sandbox import bubblewrap, packages, staging
+from ipybox.sandbox.policy import SandboxPolicy
+from ipybox.sandbox.service import Service
+from ipybox.sandbox.settings import SANDBOX_WARNING, SupervisorSettings
+from ipybox.sandbox.supervisor import Supervisor
+from ipybox.sandbox.unix_sockets import with_sockets
+from ipybox.sandbox.view import HostFacts, gateway_view, kernel_view
+from ipybox.sandbox.wall import WallPlan, WallProcess
+
+log = logging.getLogger("ipybox.sandbox")
+
+
+async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
+    """Runs the client and its programs until the client ends; returns its exit code."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, told.set)
+    if settings.packages_dir is not None:
+        await install_packages(settings, settings.packages_dir)
+    plan, client_plan = plans(settings, settings.policy)
+    for note in plan.view.notes:
+        log.info("%s", note)
+    control = socket.socket(fileno=settings.control_fd)
+    client = WallProcess(
+        client_plan,
+        settings.client_argv,
+        settings.client_fds,
+        name="gateway",
+        env=settings.client_env,
+        stderr=2,
+    )
+    for fd in settings.client_fds:
+        os.close(fd)
+    try:
+        async with Supervisor(settings.policy, plan, learn=settings.learn) as supervisor:
+            service = Service(supervisor, control)
+            _announce(ready_fd, walls=supervisor.tier)
+            os.close(ready_fd)
+            ended = asyncio.ensure_future(client.ended())
+            stop = asyncio.ensure_future(told.wait())
+            await asyncio.wait([ended, stop], return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                service.stop_client()
+                await ended  # if that takes too long, whoever told us ends all of us
+            stop.cancel()
+            service.close()
+            return ended.result()
+    finally:
+        await client.kill()
+
+
+async def install_packages(settings: SupervisorSettings, prefix: str) -> None:
+    """Installs what the policy names, in a sandbox that is gone when this returns.
+
+    Raises:
+        ProgramStartError: It failed; nothing else was started.
+    """
+    wanted = settings.policy.packages
+    policy = packages.install_policy(settings.policy, prefix, await packages.index_hosts(wanted))
+    os.makedirs(prefix, exist_ok=True)
+    plan, _ = plans(settings, policy)
+    async with Supervisor(policy, plan) as supervisor:
+        read, write = os.pipe()
+        try:
+            program = packages.installation(wanted, settings.python, prefix, settings.certificates)
+            sandboxed = await supervisor.start(program, [write, write], "packages")
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        lines, status = await asyncio.gather(packages.last_lines(read), supervisor.finish(sandboxed, "packages"))
+        if status.code != 0:
+            raise packages.failure(wanted, str(status), lines)
+
+
+def plans(settings: SupervisorSettings, policy: SandboxPolicy) -> tuple[WallPlan, WallPlan]:
+    """How to build the wall for programs and that for the client."""
+    uid = staging.sandbox_uid() if os.geteuid() == 0 else None  # None: we are somebody harmless already
+    # What is installed may be read by everybody, once it is installed.
+    installs = settings.packages_dir in policy.filesystem.allow_write
+    extra = [settings.packages_dir] if settings.packages_dir is not None and not installs else []
+    facts = HostFacts(
+        home=settings.home,
+        working_dir=settings.working_dir,
+        python_paths=settings.python_paths,
+        config_file=settings.config_file,
+        extra_read=(*settings.certificates.values(), *extra),
+        uid=os.getuid() if uid is None else uid,
+        gid=os.getgid() if uid is None else uid,
+    )
+    if uid is not None:
+        os.chown(settings.run_dir, uid, uid)
+    view = kernel_view(policy, facts)
+    plan = WallPlan(
+        bubblewrap=bubblewrap.find(outside=view.write_roots),
+        view=replace(view, mounts=tuple(with_sockets(view, policy.network, settings.home))),
+        uid=uid,
+        python=settings.python,
+        package_parent=settings.package_parent,
+    )
+    return plan, replace(plan, view=gateway_view(facts, settings.run_dir))
+
+
+def _announce(fd: int, **facts: Any) -> None:
+    with suppress(OSError):
+        os.write(fd, json.dumps(facts).encode() + b"\n")
+
+
+class _Format(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"{SANDBOX_WARNING}{text}" if record.levelno >= logging.WARNING else text
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``FD``: reads the settings from it and supervises."""
+    with os.fdopen(int(arguments[0]), encoding="utf-8") as file:
+        settings = SupervisorSettings.from_json(file.read())
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    logging.root.handlers[0].setFormatter(_Format())
+    ready_fd = os.dup(settings.ready_fd)  # the client's copy is closed once it has it
+    try:
+        return asyncio.run(supervise(settings, ready_fd))
+    except PolicyError as error:
+        _announce(ready_fd, policy=[error.where, error.reason, error.hint])
+    except ProgramStartError as error:
+        _announce(ready_fd, failed=error.reason)
+    except SandboxUnavailableError as error:
+        _announce(ready_fd, unavailable=[error.reason, list(error.remedies)])
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
