@@ -80,11 +80,9 @@ def read_policy(path: Path) -> PolicyFile:
             them.
     """
     where = str(path)
-    pairs = _Pairs()
+    text, pairs = _text_of(path, where), _Pairs()
     try:
-        data = json.loads(
-            _text_of(path, where), object_pairs_hook=pairs, parse_constant=_refuse_constant, parse_float=_finite
-        )
+        data = json.loads(text, object_pairs_hook=pairs, parse_constant=_refuse_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise PolicyError(where, f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
     except RecursionError as error:
@@ -116,6 +114,8 @@ def _parse(data: object, where: str, repeated: Mapping[int, list[str]]) -> Polic
 
 
 def _text_of(path: Path, where: str) -> str:
+    if "\0" in where:
+        raise PolicyError(repr(where), "is not a path")
     try:
         if path.is_dir():
             raise PolicyError(where, "is a directory", "name the file in it")
@@ -127,8 +127,6 @@ def _text_of(path: Path, where: str) -> str:
         raise PolicyError(where, "does not exist") from error
     except OSError as error:
         raise PolicyError(where, f"can't be read: {error.strerror}") from error
-    except ValueError as error:  # a NUL in the name
-        raise PolicyError(repr(where), "is not a path") from error
     if len(content) > LARGEST_FILE:
         raise PolicyError(where, f"has more than {LARGEST_FILE} bytes")
     try:
