@@ -64,6 +64,14 @@ class IpyboxSide:
         async with KernelGateway(host=HOST, port=self._port()) as gateway:
             yield _ClientKernels(gateway.port, self._connect)
 
+    @asynccontextmanager
+    async def sandboxed_gateway(self) -> AsyncIterator[Gateway]:
+        """The same with a sandbox for each kernel, which only we have on Linux."""
+        from ipybox.kernel_mgr.server import KernelGateway
+
+        async with KernelGateway(host=HOST, port=self._port(), sandbox=True) as gateway:
+            yield _ClientKernels(gateway.port, self._connect)
+
     def _port(self) -> int:
         return 0
 
