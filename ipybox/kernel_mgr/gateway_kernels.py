@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
@@ -25,6 +25,9 @@ from ipybox.kernel_mgr.hub import KernelHub
 from ipybox.kernel_mgr.provisioner import IpyboxProvisioner
 from ipybox.kernel_mgr.settings import GatewaySettings
 from ipybox.sandbox.supervision import SupervisorLink
+
+if TYPE_CHECKING:
+    from ipybox.kernel_mgr.seatbelt_kernels import SeatbeltKernels
 
 KERNEL_NAME = "ipybox"
 _POLITE = 1.0
@@ -131,6 +134,7 @@ class GatewayKernels(AsyncMappingKernelManager):
         for option in (zmq.RCVHWM, zmq.SNDHWM):
             self.context.setsockopt(option, 0)
         self._abandoned: dict[str, asyncio.TimerHandle] = {}
+        self._seatbelt: SeatbeltKernels | None = None
         self._farewells: set[asyncio.Task[None]] = set()
 
     @property
@@ -144,6 +148,16 @@ class GatewayKernels(AsyncMappingKernelManager):
         if link is None and self.settings.supervisor_fd is not None:
             raise RuntimeError("kernels are to be sandboxed, and there is no supervisor")
         return link
+
+    @property
+    def seatbelt(self) -> SeatbeltKernels | None:
+        """Who confines kernels on macOS; None when they have no sandbox, or another one."""
+        if self.settings.seatbelt is not None and self._seatbelt is None:
+            from ipybox.kernel_mgr.seatbelt_kernels import SeatbeltKernels, SeatbeltSettings
+
+            confinement = SeatbeltSettings.from_dict(self.settings.seatbelt)
+            self._seatbelt = SeatbeltKernels(confinement, Path(self.settings.run_dir), self.note_egress)
+        return self._seatbelt
 
     def _kernel_manager_class_default(self) -> str:
         return f"{__name__}.GatewayKernelManager"

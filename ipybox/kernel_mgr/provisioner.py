@@ -106,6 +106,9 @@ class IpyboxProvisioner(LocalProvisioner):
             program = Program(argv=cmd, env=env, cwd=cwd or "/", fds=[1, 2, *pass_fds])
             return await link.start(program, [log, log, *pass_fds], str(self.kernel_id))
         env["JPY_PARENT_PID"] = str(os.getpid())
+        seatbelt = self._kernels.seatbelt if self._kernels is not None else None
+        if seatbelt is not None:
+            cmd, env = await seatbelt.confine(str(self.kernel_id), cmd, env)
         return LocalKernelProcess(
             cmd,
             env=env,
@@ -124,7 +127,7 @@ class IpyboxProvisioner(LocalProvisioner):
             stdout=stdout,
             stderr=stderr,
             recorder=box.memory,
-            forks=None if self._supervisor is not None else f"ipc://{self.connection_info['ip']}-forks",
+            forks=None if self._is_confined else f"ipc://{self.connection_info['ip']}-forks",
         )
 
     @property
@@ -173,6 +176,8 @@ class IpyboxProvisioner(LocalProvisioner):
     async def cleanup(self, restart: bool = False) -> None:
         """Nothing is kept between kernels."""
         await super().cleanup(restart)
+        if self._kernels is not None and self._kernels.seatbelt is not None:
+            await self._kernels.seatbelt.forget(str(self.kernel_id))
         self._discard_box()
         if self._log_fd is not None and self._gone.is_set():
             self._close_log()
@@ -190,9 +195,18 @@ class IpyboxProvisioner(LocalProvisioner):
         return getattr(getattr(self.parent, "parent", None), "settings", None)
 
     @property
+    def _is_confined(self) -> bool:
+        return self._kernels is not None and (self._supervisor is not None or self._kernels.seatbelt is not None)
+
+    @property
     def _supervisor(self) -> SupervisorLink | None:
+        return self._kernels.supervisor if self._kernels is not None else None
+
+    @property
+    def _kernels(self) -> Any:
+        """The gateway's kernels; None when somebody else's manager uses this provisioner."""
         kernels = getattr(self.parent, "parent", None)
-        return None if kernels is None or not hasattr(kernels, "settings") else kernels.supervisor
+        return kernels if hasattr(kernels, "supervisor") else None
 
     def _discard_box(self) -> None:
         if self._box is not None:

@@ -20,18 +20,19 @@ from concurrent.futures import Future
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ipybox
 from ipybox import arguments
-from ipybox.errors import GatewayStartError, IpyboxError, PortInUseError, SandboxUnavailableError
-from ipybox.kernel_mgr import sandboxing
+from ipybox.errors import GatewayStartError, IpyboxError, PortInUseError
+from ipybox.kernel_mgr.gateway_start import GatewayStart
 from ipybox.kernel_mgr.settings import GatewaySettings
 from ipybox.process import ports
 from ipybox.process.child import ChildProcess
-from ipybox.process.descriptors import memory_file
-from ipybox.sandbox.policy import SandboxPolicy
-from ipybox.sandbox.settings import SANDBOX_WARNING
+from ipybox.process.descriptors import memory_file, packet_pair
+
+if TYPE_CHECKING:
+    from ipybox.kernel_mgr.sandboxing import Sandboxing
 
 log = logging.getLogger("ipybox.gateway")
 
@@ -61,8 +62,8 @@ INHERITED = (
 
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _SHORT_TEMP = "/tmp"
-_INSTALL_SECONDS = 600
-"""On top of the time that a start may take, when packages are to be installed first."""
+_SANDBOX_WARNING = "sandbox warning: "
+"""What a line of a supervisor's log begins with that somebody should read."""
 _T = TypeVar("_T")
 
 
@@ -150,11 +151,14 @@ class KernelGateway:
                 f"kernel_name={kernel_name!r} can't be used with sandbox=True: only ipybox's own kernel takes its "
                 "sockets from outside of its sandbox"
             )
-        self._policy: SandboxPolicy | None = None
-        self._tier: str | None = None
+        self._sandboxing: Sandboxing | None = None
         if sandbox:
-            self._policy, notes = sandboxing.policy_of(self.sandbox_config, self.memory_limit)
-            for note in notes:
+            from ipybox.kernel_mgr.sandboxing import Sandboxing  # who needs no sandbox need not wait for this
+
+            self._sandboxing = Sandboxing(
+                self.sandbox_config, memory_limit=self.memory_limit, working_dir=self.working_dir, learn=self.learn
+            )
+            for note in self._sandboxing.notes:
                 log.warning("%s", note)
 
     @property
@@ -175,7 +179,7 @@ class KernelGateway:
     @property
     def sandbox_tier(self) -> str | None:
         """How kernels are kept apart on this machine; None before the start and without ``sandbox=True``."""
-        return self._tier
+        return self._sandboxing.tier if self._sandboxing is not None else None
 
     @property
     def pid(self) -> int | None:
@@ -193,11 +197,8 @@ class KernelGateway:
         """
         if self._child is not None:
             raise RuntimeError("the gateway is running already; use one KernelGateway object per gateway")
-        if self.sandbox and not sys.platform.startswith("linux"):
-            raise SandboxUnavailableError(
-                f"kernels are sandboxed on Linux only, this is {sys.platform}",
-                ["run ipybox in a Linux virtual machine", "use sandbox=False for trusted code only"],
-            )
+        if self._sandboxing is not None:
+            self._sandboxing.check_platform()
         cancelled = Event()
         work = _in_thread(lambda: self._start(cancelled))
         try:
@@ -240,8 +241,10 @@ class KernelGateway:
             self._taken = listeners[0].getsockname()[1]
             self._run_dir = _private_directory()
             ready_read, ready_write = os.pipe()
-            argv, env, fds = self._command(listeners, ready_write, own_fds)
-            self._child = ChildProcess(argv, env=env, pass_fds=fds, remove=self._run_dir, on_line=self._log_line)
+            start = self._command(listeners, ready_write, own_fds)
+            self._child = ChildProcess(
+                start.argv, env=start.env, pass_fds=start.pass_fds, remove=self._run_dir, on_line=self._log_line
+            )
             # From here on only the gateway holds its sockets: when it is gone, connections are refused at once.
             os.close(ready_write)
             ready_write = -1
@@ -258,41 +261,32 @@ class KernelGateway:
                 if fd >= 0:
                     os.close(fd)
 
-    def _command(
-        self, listeners: list[socket.socket], ready_fd: int, own_fds: list[int]
-    ) -> tuple[list[str], dict[str, str], list[int]]:
-        """What to run, its environment and what it inherits; descriptors made here go to ``own_fds``."""
+    def _command(self, listeners: list[socket.socket], ready_fd: int, own_fds: list[int]) -> GatewayStart:
+        """What to run; descriptors that are made for it are in ``own_fds`` as soon as they are there."""
         assert self._run_dir is not None
         kernel_env = self._kernel_env()
-        gateway_end: int | None = None
-        packages_dir: Path | None = None
-        if self._policy is not None:
-            packages_dir = self._run_dir / "packages" if self._policy.packages.install else None
-            kernel_env = sandboxing.kernel_env(kernel_env, packages_dir)
-            gateway_end, supervisor_end = sandboxing.control_pair()
-            own_fds += [gateway_end, supervisor_end]
+        sandboxing = self._sandboxing
+        gateway_end = supervisor_end = -1
+        if sandboxing is not None:
+            kernel_env = sandboxing.kernel_env(kernel_env, self._run_dir)
+            if sandboxing.is_supervised:
+                gateway_end, supervisor_end = packet_pair()
+                own_fds += [gateway_end, supervisor_end]
         settings_fd = self._settings_file(listeners, ready_fd, kernel_env, gateway_end)
         own_fds.append(settings_fd)
-        argv = [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway_process", str(settings_fd)]
-        fds = [settings_fd, ready_fd, *(listener.fileno() for listener in listeners)]
-        if self._policy is None or gateway_end is None:
-            return argv, _gateway_env(), fds
-        argv, env, fds, own = sandboxing.sandboxed_start(
-            self._policy,
-            config=self.sandbox_config,
-            working_dir=self.working_dir,
-            run_dir=self._run_dir,
-            gateway_argv=argv,
-            gateway_env=_gateway_env(),
-            gateway_fds=[gateway_end, *fds],
-            kernel_env=kernel_env,
-            control_fd=supervisor_end,
-            ready_fd=ready_fd,
-            learn=self.learn,
-            packages_dir=packages_dir,
+        start = GatewayStart(
+            [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway_process", str(settings_fd)],
+            _gateway_env(),
+            [settings_fd, ready_fd, *(listener.fileno() for listener in listeners)],
         )
-        own_fds.append(own)
-        return argv, env, fds
+        if sandboxing is None or not sandboxing.is_supervised:
+            return start
+        start.pass_fds.append(gateway_end)
+        start = sandboxing.supervised(
+            start, run_dir=self._run_dir, kernel_env=kernel_env, control_fd=supervisor_end, ready_fd=ready_fd
+        )
+        own_fds += start.own_fds
+        return start
 
     def _listen(self) -> list[socket.socket]:
         try:
@@ -305,7 +299,7 @@ class KernelGateway:
             raise GatewayStartError(f"can't listen on {self.host}:{self._port}: {error}") from error
 
     def _settings_file(
-        self, listeners: list[socket.socket], ready_fd: int, kernel_env: dict[str, str], supervisor_fd: int | None
+        self, listeners: list[socket.socket], ready_fd: int, kernel_env: dict[str, str], supervisor_fd: int
     ) -> int:
         settings = GatewaySettings(
             run_dir=str(self._run_dir),
@@ -315,7 +309,8 @@ class KernelGateway:
             allowed_hosts=_allowed_hosts(self.host, listeners),
             auth_token=self.auth_token,
             kernel_env=kernel_env,
-            supervisor_fd=supervisor_fd,
+            supervisor_fd=supervisor_fd if supervisor_fd >= 0 else None,
+            seatbelt=self._sandboxing.seatbelt_settings() if self._sandboxing is not None else None,
             kernel_name=self.kernel_name,
             journal_bytes=self.journal_bytes,
             memory_limit=self.memory_limit,
@@ -339,21 +334,16 @@ class KernelGateway:
 
     def _wait_ready(self, fd: int, cancelled: Event) -> None:
         assert self._child is not None
-        installs = self._policy is not None and self._policy.packages.install
-        deadline = time.monotonic() + self.start_timeout + (_INSTALL_SECONDS if installs else 0)
-        awaited = {"gateway"} if self._policy is None else {"gateway", "walls"}
+        sandboxing = self._sandboxing
+        deadline = time.monotonic() + self.start_timeout + (sandboxing.extra_seconds if sandboxing is not None else 0)
         while not cancelled.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
                 raise GatewayStartError(f"it did not answer within {self.start_timeout:g} s", self._child.last_lines())
             readable, _, _ = select.select([fd], [], [], min(left, 0.25))
             if readable:
-                if data := os.read(fd, 65536):
-                    for facts in sandboxing.facts_in(data):
-                        sandboxing.raise_reported(facts)
-                        awaited.difference_update(facts)
-                        self._tier = facts.get("walls", self._tier)
-                    if not awaited:
+                if said := os.read(fd, 65536):
+                    if sandboxing is None or sandboxing.take(said):
                         return
                     continue
                 self._child.wait(self.stop_timeout)
@@ -369,7 +359,7 @@ class KernelGateway:
             shutil.rmtree(run_dir, ignore_errors=True)  # the warden did it, unless it was killed
 
     def _log_line(self, line: str) -> None:
-        if line.startswith(SANDBOX_WARNING):
+        if line.startswith(_SANDBOX_WARNING):
             log.warning("%s", line)
         else:
             log.debug("%s", line)

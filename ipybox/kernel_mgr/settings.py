@@ -27,6 +27,7 @@ class GatewaySettings:
         memory_limit: Bytes of memory that a kernel and its children may use; None is no limit.
         abandoned_timeout: Seconds after which a kernel without any connection is shut down; None is never.
         supervisor_fd: Socket to the supervisor that starts kernels in sandboxes; None starts them without.
+        seatbelt: What kernels may touch where macOS sandboxes them, as ``seatbelt_kernels`` shapes it; None elsewhere.
         log_level: Such as ``"INFO"``.
     """
 
@@ -42,6 +43,7 @@ class GatewaySettings:
     memory_limit: int | None = None
     abandoned_timeout: float | None = None
     supervisor_fd: int | None = None
+    seatbelt: dict[str, Any] | None = field(default=None, repr=False)
     log_level: str = "INFO"
 
     def to_json(self) -> str:

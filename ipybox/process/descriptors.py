@@ -22,6 +22,12 @@ def memory_file(text: str, name: str = "ipybox") -> int:
     return fd
 
 
+def packet_pair() -> tuple[int, int]:
+    """Two ends of a socket that keeps packets apart, as descriptors that the caller closes."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return one.detach(), other.detach()
+
+
 async def writable(sock: socket.socket) -> None:
     """Waits until a socket takes more."""
     loop = asyncio.get_running_loop()

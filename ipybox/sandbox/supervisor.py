@@ -34,13 +34,17 @@ log = logging.getLogger("ipybox.sandbox")
 
 _DATA_HEADROOM = 512 * 1024 * 1024
 """Room for the stacks of threads, which count as data though they are hardly used."""
-_PROXY_URL = f"http://127.0.0.1:{PROXY_PORT}"
 _PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_PROXY_ENVIRONMENT = {
-    **{name: _PROXY_URL for upper in _PROXIED for name in (upper, upper.lower())},
-    **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
-}
-"""How programs find the way out. All three are `http://` URLs: httpx needs an extra package for `socks5h://`."""
+
+
+def proxy_environment(port: int) -> dict[str, str]:
+    """How programs find the way out, on the loopback interface.
+
+    All three are ``http://`` URLs, though the proxy speaks SOCKS as well: httpx needs an extra package for that.
+    """
+    url = f"http://127.0.0.1:{port}"
+    named = {name: url for upper in _PROXIED for name in (upper, upper.lower())}
+    return {**named, **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1")}
 
 
 class Supervisor:
@@ -146,7 +150,7 @@ class Supervisor:
         network = self._policy.network
         return replace(
             program,
-            env={**program.env, **(_PROXY_ENVIRONMENT if self._proxy is not None else {})},
+            env={**program.env, **(proxy_environment(PROXY_PORT) if self._proxy is not None else {})},
             private=[_private(path, self._plan.view.home, limits) for path in self._plan.view.private],
             pinned_links=self._plan.view.protected_links,
             processes=limits.processes,
