@@ -1,4 +1,5 @@
-"""A tour of ipybox: streamed output, state, an error, a plot, a timeout that keeps variables, a kernel that dies.
+"""A tour of ipybox: streamed output, state, an error, a plot, a timeout that keeps variables, a kernel that dies, and
+a sandbox.
 
 Run it with ``scripts/demo``. Every line it prints comes from a real kernel.
 """
@@ -6,13 +7,50 @@ Run it with ``scripts/demo``. Every line it prints comes from a real kernel.
 import asyncio
 from pathlib import Path
 
-from ipybox import ExecutionError, ExecutionTimeoutError, KernelClient, KernelDiedError, KernelGateway, OutputLimit
+from ipybox import (
+    ExecutionError,
+    ExecutionTimeoutError,
+    KernelClient,
+    KernelDiedError,
+    KernelGateway,
+    OutputLimit,
+    SandboxUnavailableError,
+)
 
 IMAGES = Path("tour-images")
+CURIOUS = """
+import os, socket, urllib.request
+attempts = {
+    "read your keys": lambda: os.listdir(os.path.expanduser("~/.ssh")),
+    "read /etc/shadow": lambda: open("/etc/shadow").read(),
+    "see other processes": lambda: os.kill(os.getppid() + 1000, 0),
+    "write to /usr": lambda: open("/usr/planted", "w"),
+    "reach the internet": lambda: urllib.request.urlopen("https://example.org", timeout=5),
+    "reach the host": lambda: socket.create_connection(("127.0.0.1", {port}), timeout=5),
+}
+for what, attempt in attempts.items():
+    try:
+        print(f"{what}: {attempt()}")
+    except OSError as error:
+        print(f"{what}: {type(error).__name__}")
+print("write here:", open("from-the-sandbox.txt", "w").write("hello"), "bytes")
+os.remove("from-the-sandbox.txt")
+"""
 
 
 def title(text: str) -> None:
     print(f"\n--- {text}")
+
+
+async def sandboxed() -> None:
+    title("in a sandbox, code that nobody read sees one directory and no network")
+    try:
+        async with KernelGateway(port=0, sandbox=True, log_level="WARNING") as gateway:
+            async with KernelClient(gateway.host, gateway.port) as client:
+                result = await client.execute(CURIOUS.replace("{port}", str(gateway.port)))
+                print("  " + str(result.text).replace("\n", "\n  "))
+    except SandboxUnavailableError as error:
+        print(f"  {error}")
 
 
 async def main() -> None:
@@ -65,6 +103,7 @@ async def main() -> None:
             except KernelDiedError as error:
                 print(f"  {error}")
             print(f"  {(await client.execute('6 * 7')).text}")
+    await sandboxed()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import socket
+import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipybox.sandbox")
 
 _HEARD_SECONDS = 2.0
+
+
+def _refuse_network_sockets(fds: Sequence[int]) -> None:
+    """The client holds the gateway's listener, which no program must ever get: it would be a way to the host."""
+    for fd in fds:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            with socket.socket(fileno=os.dup(fd)) as held:
+                if held.family != socket.AF_UNIX:
+                    raise ProgramStartError(f"a program can't inherit a network socket (descriptor {fd})")
 
 
 class Service:
@@ -90,6 +101,7 @@ class Service:
                 file.seek(0)
                 program = Program.from_json(file.read())
             try:
+                _refuse_network_sockets(fds)
                 sandboxed = await self._supervisor.start(program, fds, tag)
             finally:
                 for fd in fds:
