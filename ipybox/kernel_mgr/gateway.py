@@ -27,7 +27,7 @@ from ipybox.kernel_mgr import wire
 from ipybox.kernel_mgr.connection import JournalConnection
 from ipybox.kernel_mgr.gateway_kernels import GatewayKernels, KernelSpecs
 from ipybox.kernel_mgr.settings import GatewaySettings
-from ipybox.sandbox import seccomp
+from ipybox.sandbox import landlock, seccomp
 from ipybox.sandbox.supervision import SupervisorLink
 
 PING_SECONDS = 30
@@ -165,7 +165,7 @@ class Gateway(KernelGatewayApp):
         os.close(self.settings.ready_fd)
 
     def _enter_sandbox(self, fd: int) -> None:
-        """From here on this process can execute nothing and connect to nobody: it reads what kernels send."""
+        """From here on this process can execute nothing: it reads what kernels send. See also ``landlock``."""
         self.supervisor = SupervisorLink(fd, on_egress=self.kernel_manager.note_egress)
         self.supervisor.on_stop = lambda: self._signal_stop(signal.SIGTERM, None)
         # Unix sockets: the listeners of kernels are made here.
@@ -190,6 +190,8 @@ def main(arguments: list[str]) -> None:
         settings = GatewaySettings.from_json(file.read())
     for name, value in _jupyter_environment(settings).items():
         os.environ[name] = value
+    if settings.supervisor_fd is not None:
+        landlock.forbid_tcp()  # before there are threads, which it would not reach
     app = Gateway.instance(
         api=__name__,
         kernel_manager_class=GatewayKernels,

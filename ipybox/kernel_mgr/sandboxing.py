@@ -56,6 +56,10 @@ class Sandboxing:
             self.policy, self.notes = file.policy, file.notes
         if memory_limit is not None:
             self.policy = replace(self.policy, limits=replace(self.policy.limits, memory=memory_limit))
+        wheels = self.policy.packages.wheels
+        if wheels is not None:
+            wheels = os.path.join(os.path.realpath(working_dir), os.path.expanduser(wheels))
+            self.policy = replace(self.policy, packages=replace(self.policy.packages, wheels=wheels))
         self._config = config
         self._working_dir = working_dir
         self._learn = learn

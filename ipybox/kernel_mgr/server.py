@@ -313,7 +313,8 @@ class KernelGateway:
             seatbelt=self._sandboxing.seatbelt_settings() if self._sandboxing is not None else None,
             kernel_name=self.kernel_name,
             journal_bytes=self.journal_bytes,
-            memory_limit=self.memory_limit,
+            # Where there is a supervisor, it keeps the limit.
+            memory_limit=self.memory_limit if self._sandboxing is None else self._sandboxing.policy.limits.memory,
             abandoned_timeout=self.abandoned_timeout,
             log_level=self.log_level,
         )

@@ -326,9 +326,9 @@ class _Decision:
         where, path = "working directory", here.real
         if here.missing is not None or not os.path.isdir(path):
             raise PolicyError(where, f"{path} is no directory")
-        self._check_place(where, path)
-        if path != self.home and is_below(self.home, [path]):
+        if path == "/" or (path != self.home and is_below(self.home, [path])):
             raise PolicyError(where, f"{path} is above the home {self.home}", "start in a directory of your own")
+        self._check_place(where, path)
 
     def _check_place(self, where: str, path: str) -> None:
         """Refuses a resolved path that no sandbox should have, or that it has one of its own of."""
@@ -387,7 +387,8 @@ class _Decision:
                 raise PolicyError(
                     where,
                     f"the home {self.home} is never writable as a whole, as too much in it runs outside later",
-                    "work in a directory of its own, or set allowWrite to directories in the home",
+                    "work in a directory of its own, or set allowWrite to directories in the home "
+                    "(the default is '.', the working directory)",
                 )
         named = any(found.real == self.home and entry.startswith(("~", "/")) for _, entry, found in reads)
         if self.working_dir == self.home and not named:

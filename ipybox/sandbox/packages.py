@@ -12,12 +12,14 @@ import asyncio
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from ipybox.errors import PolicyError, ProgramStartError
+from ipybox.sandbox.hosts import parse_host
 from ipybox.sandbox.launcher import Program
+from ipybox.sandbox.parent_proxy import ParentProxies
 from ipybox.sandbox.policy import FilesystemPolicy, NetworkPolicy, Packages, SandboxPolicy
 
 PYPI = "https://pypi.org/simple"
@@ -35,13 +37,13 @@ def site_directories(prefix: str) -> list[str]:
     ]
 
 
-def install_policy(policy: SandboxPolicy, prefix: str, hosts: tuple[tuple[str, str], ...]) -> SandboxPolicy:
+def install_policy(policy: SandboxPolicy, prefix: str, hosts: Sequence[tuple[str, str | None]]) -> SandboxPolicy:
     """What pip may touch.
 
     Args:
         policy: That of the programs; its limits apply as well.
         prefix: The directory to install into.
-        hosts: Hosts of the index and their addresses.
+        hosts: Hosts of the index and their addresses, None for one that a parent proxy leads to.
     """
     packages = policy.packages
     port = urlsplit(packages.index or PYPI).port
@@ -49,17 +51,24 @@ def install_policy(policy: SandboxPolicy, prefix: str, hosts: tuple[tuple[str, s
     files = policy.filesystem
     return replace(
         policy,
-        network=NetworkPolicy(allowed_domains=rules, hosts=hosts, parent_proxy=policy.network.parent_proxy),
+        network=NetworkPolicy(
+            allowed_domains=rules,
+            hosts=tuple((name, address) for name, address in hosts if address is not None),
+            parent_proxy=policy.network.parent_proxy,
+        ),
         filesystem=FilesystemPolicy(
             deny_read=files.deny_read, allow_read=(*files.allow_read, *_wheels(packages)), allow_write=(prefix,)
         ),
     )
 
 
-async def index_hosts(packages: Packages) -> tuple[tuple[str, str], ...]:
+async def index_hosts(
+    packages: Packages, parent_proxy: str | None, environment: Mapping[str, str]
+) -> tuple[tuple[str, str | None], ...]:
     """The index's hosts with the addresses that this machine knows for them. None for wheels on disk.
 
-    They are looked up here, by those who run the machine, so an index may well have a private address.
+    They are looked up here, by those who run the machine, so an index may well have a private address. A host that is
+    reached through a parent proxy has none: only that proxy knows it.
 
     Raises:
         PolicyError: A host has no address.
@@ -67,8 +76,14 @@ async def index_hosts(packages: Packages) -> tuple[tuple[str, str], ...]:
     if packages.wheels is not None:
         return ()
     url = urlsplit(packages.index or PYPI)
-    names = [url.hostname or "", *([PYPI_FILES] if packages.index is None else [])]
-    return tuple([(name, await _address(name)) for name in names])
+    plain = url.scheme == "http"
+    proxies = ParentProxies(parent_proxy, environment)
+    found: list[tuple[str, str | None]] = []
+    for name in (url.hostname or "", *([PYPI_FILES] if packages.index is None else [])):
+        port = url.port or (80 if plain else 443)
+        through = proxies.for_host(parse_host(name), port, plain=plain)
+        found.append((name, None if through is not None else await _address(name)))
+    return tuple(found)
 
 
 def installation(packages: Packages, python: str, prefix: str, certificates: Mapping[str, str]) -> Program:
@@ -109,7 +124,10 @@ async def last_lines(fd: int) -> list[str]:
 def failure(packages: Packages, ending: str, lines: list[str]) -> ProgramStartError:
     """The error for an installation that ended badly."""
     names = ", ".join(packages.install)
-    return ProgramStartError("\n".join([f"packages could not be installed ({names}): pip ended with {ending}", *lines]))
+    said = [f"packages could not be installed ({names}): pip ended with {ending}", *lines]
+    if any("Read-only file system" in line for line in lines):
+        said.append("one of them would have to replace a package of the host's environment, which is never changed")
+    return ProgramStartError("\n".join(said))
 
 
 async def _address(name: str) -> str:

@@ -46,7 +46,7 @@ class ParentProxy:
         if match is None or not 1 <= int(match["port"] or 80) <= 65535:
             raise PolicyError(where, "is not the URL of a proxy", "write it as 'http://user:password@host:port'")
         if (match["scheme"] or "http").lower() != "http":
-            hint = "use an http:// proxy, or set network.parentProxy to '' to go without one"
+            hint = "use an http:// proxy, or name the hosts that need none in NO_PROXY"
             raise PolicyError(where, f"{match['scheme']}:// proxies are not supported", hint)
         authorization = None
         if match["user"]:

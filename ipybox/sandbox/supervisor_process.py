@@ -41,7 +41,8 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
         await install_packages(settings, settings.packages_dir)
     plan, client_plan = plans(settings, settings.policy)
     for note in plan.view.notes:
-        log.info("%s", note)
+        # What somebody wrote into the policy and does not get is worth a look; the rest is for the log.
+        log.log(logging.WARNING if note.startswith("filesystem.") else logging.INFO, "%s", note)
     control = socket.socket(fileno=settings.control_fd)
     client = WallProcess(
         client_plan,
@@ -78,7 +79,9 @@ async def install_packages(settings: SupervisorSettings, prefix: str) -> None:
         ProgramStartError: It failed; nothing else was started.
     """
     wanted = settings.policy.packages
-    policy = packages.install_policy(settings.policy, prefix, await packages.index_hosts(wanted))
+    policy = packages.install_policy(
+        settings.policy, prefix, await packages.index_hosts(wanted, settings.policy.network.parent_proxy, os.environ)
+    )
     os.makedirs(prefix, exist_ok=True)
     plan, _ = plans(settings, policy)
     async with Supervisor(policy, plan) as supervisor:
