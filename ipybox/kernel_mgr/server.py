@@ -267,11 +267,9 @@ class KernelGateway:
         kernel_env = self._kernel_env()
         sandboxing = self._sandboxing
         gateway_end = supervisor_end = -1
-        if sandboxing is not None:
-            kernel_env = sandboxing.kernel_env(kernel_env, self._run_dir)
-            if sandboxing.is_supervised:
-                gateway_end, supervisor_end = packet_pair()
-                own_fds += [gateway_end, supervisor_end]
+        if sandboxing is not None and sandboxing.is_supervised:
+            gateway_end, supervisor_end = packet_pair()
+            own_fds += [gateway_end, supervisor_end]
         settings_fd = self._settings_file(listeners, ready_fd, kernel_env, gateway_end)
         own_fds.append(settings_fd)
         start = GatewayStart(
@@ -330,6 +328,8 @@ class KernelGateway:
         env["IPYTHONDIR"] = str(self._run_dir / "ipython")
         env["JUPYTER_RUNTIME_DIR"] = str(self._run_dir)
         env.update(_import_path())
+        if self._sandboxing is not None:
+            env = self._sandboxing.kernel_env(env, self._run_dir)
         env.update(self.env)
         return env
 

@@ -62,6 +62,9 @@ MASKED: Final = (
 """What nobody inside needs of /proc and what tells about the host; after Docker's list."""
 FROZEN: Final = ("bus", "fs", "irq", "sys")
 
+_FEWEST_NAMES = 4096
+_BYTES_PER_NAME = 8192
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -121,7 +124,9 @@ def private_mounts(directories: Sequence[PrivateDirectory]) -> None:
     points = mount_points()
     for directory in directories:
         kept = [(point, clone(point)) for point in outermost(points, below=directory.path)]
-        options = f"size={directory.size},mode={directory.mode:o}"
+        # Names cost memory as well, which counts as nobody's.
+        names = max(_FEWEST_NAMES, directory.size // _BYTES_PER_NAME)
+        options = f"size={directory.size},nr_inodes={names},mode={directory.mode:o}"
         mount("tmpfs", directory.path, "tmpfs", MS_NOSUID | MS_NODEV, options)
         for point, tree in kept:
             attach(tree, point)
