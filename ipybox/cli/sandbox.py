@@ -15,7 +15,7 @@ def minimal_policy(accesses: Iterable[NetworkAccess]) -> dict[str, Any]:
     Web ports need no port in a rule; any other does. Hosts that were refused although nothing was to be are not in it.
     """
     rules = {
-        access.host if access.port in (80, 443) else f"{access.host}:{access.port}"
+        _in_rule(access.host) if access.port in (80, 443) else f"{_in_rule(access.host)}:{access.port}"
         for access in accesses
         if access.allowed
     }
@@ -27,3 +27,7 @@ def learned_text(accesses: Iterable[NetworkAccess]) -> str:
     accesses = list(accesses)
     refused = [f"not learned: {access}" for access in accesses if not access.allowed]
     return "\n".join([json.dumps(minimal_policy(accesses), indent=2), *refused])
+
+
+def _in_rule(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -27,7 +27,7 @@ from ipybox.kernel_mgr import wire
 from ipybox.kernel_mgr.connection import JournalConnection
 from ipybox.kernel_mgr.gateway_kernels import GatewayKernels, KernelSpecs
 from ipybox.kernel_mgr.settings import GatewaySettings
-from ipybox.sandbox import landlock, seccomp
+from ipybox.sandbox import confine, landlock, seccomp
 from ipybox.sandbox.supervision import SupervisorLink
 
 PING_SECONDS = 30
@@ -169,7 +169,9 @@ class Gateway(KernelGatewayApp):
         self.supervisor = SupervisorLink(fd, on_egress=self.kernel_manager.note_egress)
         self.supervisor.on_stop = lambda: self._signal_stop(signal.SIGTERM, None)
         # Unix sockets: the listeners of kernels are made here.
-        confinement = seccomp.Filter(execute=False, inet=False, netlink_route=False, unix_sockets=True)
+        confinement = seccomp.Filter(
+            execute=False, inet=False, netlink_route=False, unix_sockets=True, uncounted_memory=True
+        )
         seccomp.install(seccomp.program(confinement), all_threads=True)
 
 
@@ -191,6 +193,7 @@ def main(arguments: list[str]) -> None:
     for name, value in _jupyter_environment(settings).items():
         os.environ[name] = value
     if settings.supervisor_fd is not None:
+        confine.all_descriptors()
         landlock.forbid_tcp()  # before there are threads, which it would not reach
     app = Gateway.instance(
         api=__name__,

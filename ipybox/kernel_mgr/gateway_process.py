@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 _UNUSED_FORMATS = ("isoduration", "rfc3987_syntax")
 """Format checkers that ``jsonschema`` imports when they are there, and does without when they are not.
@@ -12,14 +13,14 @@ compiles a grammar at import.
 """
 
 
-def main() -> None:
-    """Runs the gateway."""
+def main(arguments: Sequence[str]) -> None:
+    """Runs the gateway; the argument is the descriptor with its settings."""
     for name in _UNUSED_FORMATS:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # makes importing it an ImportError
     from ipybox.kernel_mgr import gateway
 
-    gateway.main(sys.argv[1:])
+    gateway.main(list(arguments))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from ipybox.kernel_mgr.zmq_reader import ZmqReader
 
 log = logging.getLogger("ipybox.kernel_mgr")
 
+_DRAINS = 16
+_SUSPICIOUS = re.compile(rb"ipybox|[\\\x00\x80-\xff]")
+"""What a header has to have in it to be a message of ours: our names, or an encoding in which they can hide."""
 _REQUEST_CHANNELS = ("shell", "control", "stdin")
 _NUDGE_INTERVAL = 0.5
 _LAST_WORDS = 0.5
@@ -306,7 +310,11 @@ class KernelHub:
             while self._iopub_reader.read():
                 pass
         self.exit_status = status
-        for stream, text in last_words(self._sent_characters()):
+        try:
+            words_left = last_words(self._sent_characters())
+        except Exception:  # whatever it was: the death is announced
+            words_left = []
+        for stream, text in words_left:
             words = wire.request("iopub", "stream", {"name": stream, "text": text}, session=wire.HUB_SESSION)
             words.parent = self._speaker()
             self._append("iopub", words.parts())
@@ -365,21 +373,23 @@ class KernelHub:
             try:
                 ours = wire.unpack(metadata).get(wire.METADATA_KEY) or {}
                 sent[str(ours["stream"])] = int(ours["sent"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError):  # user code can write what it likes there
                 continue
         return sent
 
     def _from_request_channel(self, session_id: str, channel: str, frames: list[bytes]) -> None:
         parts = _parts(frames)
-        if parts is None:
+        if parts is None or (session_id != wire.HUB_SESSION and _poses_as_hub(parts[0])):
             return
         if session_id == wire.HUB_SESSION:
             self._heard_reply.set()
             return
         if channel == "stdin" and self._iopub_reader is not None:
-            # What was printed before a question comes before it; the kernel sent it first, on its other channel.
-            while self._iopub_reader.read():
-                pass
+            # What was printed before a question comes before it; the kernel sent it first, on its other channel. It is
+            # there by now, so a kernel that goes on printing is not waited for.
+            for _ in range(_DRAINS):
+                if not self._iopub_reader.read():
+                    break
         number = self._append(channel, parts)
         if b'"execute_reply"' in parts[0]:
             try:
@@ -463,8 +473,14 @@ class KernelHub:
 
 
 def _poses_as_hub(header: bytes) -> bool:
-    """Whether kernel code tries to speak to clients in our name."""
-    return any(name.encode() in header for name in (wire.HUB_SESSION, wire.GAP, wire.OVER, wire.EGRESS))
+    """Whether kernel code tries to speak to clients in our name, in whatever spelling of JSON they would understand."""
+    if not _SUSPICIOUS.search(header):
+        return False
+    try:
+        said = wire.unpack(header)
+    except ValueError:
+        return True
+    return said.get("session") == wire.HUB_SESSION or said.get("msg_type") in (wire.GAP, wire.OVER, wire.EGRESS)
 
 
 def _bound(

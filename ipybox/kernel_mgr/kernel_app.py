@@ -11,8 +11,11 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import json
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -377,6 +380,8 @@ class KernelApp(IPKernelApp):
             KernelStream.pipes = {"stdout": inherited.stdout, "stderr": inherited.stderr}
             KernelStream.log.recorder = FlightRecorder(inherited.recorder)
             os.close(inherited.recorder)
+        if inherited is not None and inherited.forks is None:
+            _do_without_unix_sockets()
         super().init_io()
         faulthandler.enable(file=2)
         follow_threads()
@@ -391,6 +396,21 @@ class KernelApp(IPKernelApp):
                 os._exit(1)
         else:
             super().init_poller()
+
+
+def _do_without_unix_sockets() -> None:
+    """Lets ``multiprocessing`` use the loopback where a sandbox has no Unix sockets.
+
+    Its fork server can't; that is the default way to start processes from Python 3.14 on, so the one before is.
+    """
+    try:
+        socket.socket(socket.AF_UNIX).close()
+        return
+    except PermissionError:
+        pass
+    multiprocessing.connection.default_family = "AF_INET"  # type: ignore[attr-defined]
+    if multiprocessing.get_start_method(allow_none=False) == "forkserver":
+        multiprocessing.set_start_method("fork", force=True)
 
 
 def configuration() -> Config:

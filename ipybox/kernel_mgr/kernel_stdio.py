@@ -41,6 +41,12 @@ _F_SETPIPE_SZ = 1031
 _PULL_BYTES = 8 * 1024 * 1024
 
 
+_SMALL_CHARACTERS = 4096
+_NO_MEMORY = 70
+"""Exit code of a kernel that has no memory left to send its output: EX_SOFTWARE of sysexits.h."""
+_leave = os._exit
+
+
 class _Capture:
     """The read end of a pipe that took the place of descriptor 1 or 2."""
 
@@ -139,6 +145,9 @@ class OutputLog:
         for fd in [capture.fd for capture in self._captures]:
             waiter.register(fd, select.POLLIN)
         known = len(self._captures)
+        if self._captures:
+            # Made now, for this thread: user code may use up all descriptors later.
+            _ = getattr(self._captures[0].stream.pub_thread, "_event_pipe", None)
         while self._captures:
             if len(self._captures) != known:
                 known = len(self._captures)
@@ -151,7 +160,10 @@ class OutputLog:
                 self.pull()
                 streams = {stream for stream, _, _ in self.segments}
             for stream in streams:
-                stream.flush_soon()
+                try:
+                    stream.flush_soon()
+                except Exception:  # without descriptors or memory there is nothing to be done but to go on
+                    continue
 
     def _forget(self) -> None:
         # A forked child has its own copy of what the kernel is about to send, and must not send it again.
@@ -288,19 +300,34 @@ class KernelStream(OutStream):
         self._sent_at = time.monotonic()
         try:
             for stream, parent, texts in self.log.take():
-                text = "".join(texts)
-                for piece in _pieces(text):
-                    self.session.pid = os.getpid()
-                    stream._sent_characters += len(piece)
-                    message = self.session.msg(
-                        "stream",
-                        {"name": stream.name, "text": piece},
-                        parent=parent,
-                        metadata={METADATA_KEY: {"stream": stream.name, "sent": stream._sent_characters}},
-                    )
-                    self.session.send(self._direct, message, ident=stream.topic)
+                while texts:
+                    for piece in _pieces("".join(_some(texts))):
+                        stream._send(parent, piece)
+        except MemoryError:
+            _die_honestly()
         finally:
             self.log.is_sending = False
+
+    def _send(self, parent: dict[str, Any], text: str) -> None:
+        """Sends text in one message, or in several smaller ones where memory is short."""
+        self.session.pid = os.getpid()
+        sent = self._sent_characters + len(text)
+        try:
+            message = self.session.msg(
+                "stream",
+                {"name": self.name, "text": text},
+                parent=parent,
+                metadata={METADATA_KEY: {"stream": self.name, "sent": sent}},
+            )
+            self.session.send(self._direct, message, ident=self.topic)
+        except MemoryError:
+            if len(text) <= _SMALL_CHARACTERS:
+                raise
+            half = len(text) // 2
+            self._send(parent, text[:half])
+            self._send(parent, text[half:])
+            return
+        self._sent_characters = sent
 
     def _write_in_fork(self, string: str) -> None:
         # Whole lines, so that those of several children don't run into each other.
@@ -344,6 +371,22 @@ def _pieces(text: str) -> Iterator[str]:
     for part in parts:
         for start in range(0, len(part), _MESSAGE_CHARACTERS):
             yield part[start : start + _MESSAGE_CHARACTERS]
+
+
+def _some(texts: list[str]) -> list[str]:
+    """Takes the first texts out of a list, about as many as one message holds."""
+    count = size = 0
+    while count < len(texts) and size < _MESSAGE_CHARACTERS:
+        size += len(texts[count])
+        count += 1
+    taken = texts[:count]
+    del texts[:count]
+    return taken
+
+
+def _die_honestly() -> NoReturn:
+    """Output that can't be sent must not be missing from a result that looks complete."""
+    _leave(_NO_MEMORY)
 
 
 def finish_cell(*streams: Any) -> None:

@@ -28,6 +28,7 @@ from ipybox.sandbox.supervision import SupervisorLink
 
 _LOG_LINES = 60
 _LINE_CHARACTERS = 2_000
+_LOG_READS = 4
 
 
 class IpyboxProvisioner(LocalProvisioner):
@@ -230,7 +231,9 @@ class IpyboxProvisioner(LocalProvisioner):
             self.on_exit(status)
 
     def _read_log(self) -> None:
-        while self._log_fd is not None:
+        for _ in range(_LOG_READS):  # a kernel that writes without end must not hold up the others
+            if self._log_fd is None:
+                return
             try:
                 data = os.read(self._log_fd, 65536)
             except BlockingIOError:

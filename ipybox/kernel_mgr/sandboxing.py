@@ -18,12 +18,13 @@ from typing import Any
 from ipybox.errors import GatewayStartError, PolicyError, SandboxUnavailableError
 from ipybox.kernel_mgr.gateway_start import GatewayStart
 from ipybox.kernel_mgr.seatbelt_kernels import SeatbeltSettings
+from ipybox.process import bootstrap
 from ipybox.process.descriptors import memory_file
 from ipybox.sandbox import seatbelt
 from ipybox.sandbox.packages import site_directories
 from ipybox.sandbox.policy import SandboxPolicy
 from ipybox.sandbox.policy_file import DEFAULT_POLICY, read_policy
-from ipybox.sandbox.python_paths import package_parent, python_paths
+from ipybox.sandbox.python_paths import python_paths, site_packages
 from ipybox.sandbox.settings import SupervisorSettings
 
 SANDBOX_HOME = "/run/home"
@@ -116,6 +117,11 @@ class Sandboxing:
             "JUPYTER_RUNTIME_DIR": f"{SANDBOX_HOME}/.jupyter",
         }
 
+    def gateway_argv(self, *arguments: str) -> list[str]:
+        """The command of the gateway: it reads what kernels say, and must load nothing that they wrote."""
+        module = "ipybox.kernel_mgr.gateway_process"
+        return bootstrap.command(sys.executable, module, *arguments, sites=site_packages())
+
     def supervised(
         self,
         gateway: GatewayStart,
@@ -140,7 +146,6 @@ class Sandboxing:
             working_dir=os.path.realpath(self._working_dir),
             python=sys.executable,
             python_paths=python_paths(),
-            package_parent=package_parent(),
             certificates=_certificates(kernel_env),
             config_file=os.path.realpath(self._config) if self._config is not None else None,
             packages_dir=self._packages_dir(run_dir),
@@ -153,7 +158,7 @@ class Sandboxing:
             learn=self._learn,
         )
         fd = memory_file(settings.to_json())
-        argv = [sys.executable, "-P", "-s", "-m", "ipybox.sandbox.supervisor_process", str(fd)]
+        argv = bootstrap.command(sys.executable, "ipybox.sandbox.supervisor_process", str(fd))
         fds = [fd, control_fd, ready_fd, *gateway.pass_fds]
         return GatewayStart(argv, {**gateway.env, **_parent_proxy()}, fds, [*gateway.own_fds, fd])
 

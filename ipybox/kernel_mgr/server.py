@@ -272,8 +272,9 @@ class KernelGateway:
             own_fds += [gateway_end, supervisor_end]
         settings_fd = self._settings_file(listeners, ready_fd, kernel_env, gateway_end)
         own_fds.append(settings_fd)
+        argv = [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway_process", str(settings_fd)]
         start = GatewayStart(
-            [sys.executable, "-P", "-s", "-m", "ipybox.kernel_mgr.gateway_process", str(settings_fd)],
+            argv if sandboxing is None else sandboxing.gateway_argv(str(settings_fd)),
             _gateway_env(),
             [settings_fd, ready_fd, *(listener.fileno() for listener in listeners)],
         )

@@ -223,6 +223,7 @@ class _Decision:
     secret: set[str] = field(default_factory=set)
     hosts_links: list[tuple[str, str]] = field(default_factory=list)
     planted_links: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -295,7 +296,7 @@ class _Decision:
 
     def _placeholders(self, rules: Rules) -> tuple[set[str], set[str]]:
         """What is to be made so that nobody else can, and files that are in the way of it."""
-        missing: set[str] = set()
+        missing = {path for path in self.missing if rules.access(os.path.dirname(path)) is Access.WRITE}
         instead: set[str] = set()
         for index, entry in enumerate(self.policy.deny_write):
             if not is_pattern(entry):
@@ -510,6 +511,7 @@ class _Decision:
             found = find_protected(root)
             fixed.update(found.paths)
             self.planted_links.update(found.links)
+            self.missing.update(found.missing)
         alone = [os.path.join(self.home, name) for name in PROTECTED_IN_HOME]
         if self.facts.config_file is not None:
             alone.append(os.path.abspath(self.facts.config_file))

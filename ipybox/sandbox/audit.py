@@ -6,10 +6,13 @@ guarded without a phantom of it in the user's directory, so it is told afterward
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from ipybox.errors import PolicyError
 from ipybox.sandbox.protected import find_protected
+
+log = logging.getLogger("ipybox.sandbox")
 
 
 class Audit:
@@ -32,7 +35,10 @@ class Audit:
         for root in self._roots:
             try:
                 protected = find_protected(root)
-            except PolicyError:
-                continue  # it has become too large to be looked through
+            except PolicyError as error:
+                log.warning(
+                    "%s could not be looked through, so what sandboxed code made there is not known: %s", root, error
+                )
+                continue
             found.update(protected.paths, protected.links)
         return found

@@ -19,6 +19,8 @@ from ipybox.errors import SandboxUnavailableError
 from ipybox.sandbox.path_patterns import is_below
 from ipybox.sandbox.view import Mount, View
 
+_FIRST_STAGED = 300
+"""Descriptors from here on are made by whoever stages the sources."""
 OLDEST = (0, 8)
 """Older ones can't limit the size of what they make, or can't forbid further user namespaces."""
 
@@ -38,10 +40,12 @@ class Command:
     Attributes:
         argv: The command.
         pass_fds: Descriptors that it must inherit under the same numbers. They are the caller's to close.
+        opened: Sources that whoever stages them opens, and the descriptors under which the command expects them.
     """
 
     argv: tuple[str, ...]
     pass_fds: tuple[int, ...]
+    opened: tuple[tuple[str, int], ...] = ()
 
     def close(self) -> None:
         """Closes the descriptors."""
@@ -71,6 +75,7 @@ class Bubblewrap:
         sources: Mapping[str, str] | None = None,
         nested: bool = True,
         as_pid_1: bool = False,
+        read_only_proc: bool = False,
         share_net: bool = False,
         working_dir: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -83,6 +88,7 @@ class Bubblewrap:
             sources: Where to bind from instead, for sources that were put elsewhere before.
             nested: Whether the command may make user namespaces of its own.
             as_pid_1: Whether the command is pid 1 itself, and so has to reap.
+            read_only_proc: Whether nothing in ``/proc`` can be written; then nobody inside can mount another one.
             share_net: Whether it keeps the network of the caller.
             working_dir: Where it runs; None is where the caller is, or ``/`` if that is not visible.
             env: Its complete environment; None is that of bubblewrap.
@@ -105,6 +111,7 @@ class Bubblewrap:
             for mount in view.mounts:
                 if mount.kind == "mask_dir":
                     options += ["--remount-ro", mount.target]
+            options += ["--remount-ro", "/proc"] if read_only_proc else []
             options += ["--remount-ro", "/dev", "--remount-ro", "/"]
             if working_dir is not None:
                 options += ["--chdir", working_dir]
@@ -117,7 +124,8 @@ class Bubblewrap:
                 )
             data = b"".join(os.fsencode(option) + b"\0" for option in options)
             arguments = rendering.memory(data, "bubblewrap")
-            return Command((self.path, "--args", str(arguments), "--", *argv), tuple(rendering.fds))
+            command = (self.path, "--args", str(arguments), "--", *argv)
+            return Command(command, tuple(rendering.fds), tuple(rendering.opened))
         except BaseException:
             for fd in rendering.fds:
                 os.close(fd)
@@ -130,6 +138,7 @@ class _Rendering:
     pinned: Sequence[str]
     """Below these, sandboxed code may rename things while we work, so sources are opened, without links."""
     fds: list[int] = field(default_factory=list)
+    opened: list[tuple[str, int]] = field(default_factory=list)
 
     def mount(self, mount: Mount) -> list[str]:
         """The options for one mount."""
@@ -156,9 +165,13 @@ class _Rendering:
 
     def _bind(self, option: str, source: str, target: str) -> list[str]:
         if source in self.sources:
+            if source not in self.pinned and is_below(source, self.pinned):
+                number = _FIRST_STAGED + len(self.opened)
+                self.opened.append((source, number))
+                return [f"{option}-fd", str(number), target]
             return [option, self.sources[source], target]
         if is_below(source, self.pinned):
-            fd = _open_without_links(source)
+            fd = open_without_links(source)
             self.fds.append(fd)
             return [f"{option}-fd", str(fd), target]
         return [option, source, target]
@@ -198,7 +211,12 @@ def find(*, path: str | None = None, outside: Iterable[str] = ()) -> Bubblewrap:
             f"{found} is version {text}, and {oldest} is the oldest that will do",
             ["install a newer bubblewrap; Debian 12, Ubuntu 23.04 and Fedora 38 have one"],
         )
-    return Bubblewrap(path=found, version=version, has_bind_fd="--ro-bind-fd" in _ask(found, "--help"))
+    if "--ro-bind-fd" not in _ask(found, "--help"):
+        raise SandboxUnavailableError(
+            f"{found} can't bind what a descriptor refers to, so what it binds could be exchanged while it does",
+            ["install a bubblewrap with the fix of CVE-2024-42472: 0.10, or Debian's 0.8.0-2+deb12u1"],
+        )
+    return Bubblewrap(path=found, version=version, has_bind_fd=True)
 
 
 def _candidates(directories: Iterable[str], outside: Sequence[str]) -> Iterator[str]:
@@ -234,7 +252,7 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in found[1].split("."))
 
 
-def _open_without_links(path: str) -> int:
+def open_without_links(path: str) -> int:
     """Opens a path for reference only; every part of it must be what it is called, not a link."""
     fd = -1
     try:

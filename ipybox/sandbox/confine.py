@@ -56,7 +56,7 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
 
 MASKED: Final = (
-    "acpi", "interrupts", "kcore", "keys", "key-users", "kmsg", "latency_stats", "modules", "sched_debug", "scsi",
+    "acpi", "cmdline", "diskstats", "interrupts", "partitions", "kcore", "keys", "key-users", "kmsg", "latency_stats", "modules", "sched_debug", "scsi",
     "timer_list", "kallsyms", "kpagecount", "kpageflags", "kpagecgroup", "vmallocinfo", "slabinfo", "sysrq-trigger",
 )  # fmt: skip
 """What nobody inside needs of /proc and what tells about the host; after Docker's list."""
@@ -253,6 +253,12 @@ def process_name(name: str) -> None:
     _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
+def all_descriptors() -> None:
+    """Lets this process have as many descriptors as it may."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def limit_resources(
     *,
     processes: int,
@@ -271,10 +277,11 @@ def limit_resources(
         data: Bytes of private memory per process, which makes an allocation fail where it would pass that.
     """
     wanted: list[tuple[int, int | None]] = [
-        (resource.RLIMIT_CORE, 0),
+        # No core file is that small, and with this very value Linux starts no core handler of the host, see core(5).
+        (resource.RLIMIT_CORE, 1),
         (resource.RLIMIT_NPROC, processes),
         (resource.RLIMIT_NOFILE, open_files),
-        (resource.RLIMIT_CPU, cpu_time),
+        (resource.RLIMIT_CPU, None if cpu_time is None else cpu_time + 1),
         (resource.RLIMIT_FSIZE, file_size),
         (resource.RLIMIT_DATA, data),
         (resource.RLIMIT_MSGQUEUE, 819_200),
@@ -284,7 +291,9 @@ def limit_resources(
         if value is not None:
             hard = resource.getrlimit(kind)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (value, value))
+            # Processor time: a signal that says so first, and then one that can't be caught.
+            soft = max(value - 1, 1) if kind == resource.RLIMIT_CPU else value
+            resource.setrlimit(kind, (soft, value))
 
 
 def _write(path: str, text: str) -> None:

@@ -43,7 +43,7 @@ _SYMPTOMS = (
         ("run ipybox as a plain user", "Docker, Podman: --cap-add SYS_ADMIN"),
     ),
     _Symptom(
-        ("No space left on device",),
+        ("ENOSPC",),
         "the limit of user namespaces is reached, or they are switched off (user.max_user_namespaces)",
         ("sysctl -w user.max_user_namespaces=15000",),
     ),

@@ -80,7 +80,10 @@ class Program:
 def serve(control: socket.socket) -> None:
     """Starts what is asked for until the supervisor is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes in between need no burial
-    control.send(b"ready")
+    confine.all_descriptors()
+    first = os.pidfd_open(1)  # with it the supervisor can tell when all behind this wall is gone
+    socket.send_fds(control, [b"ready"], [first])
+    os.close(first)
     while True:
         packet, fds, _, _ = socket.recv_fds(control, 64, MAX_FDS)
         if not packet:
@@ -126,14 +129,8 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], *, neste
     if program.proxy:
         _send_listener(lead)
     confine.drop_capabilities()
-    confine.limit_resources(
-        processes=program.processes,
-        open_files=program.open_files,
-        cpu_time=program.cpu_time,
-        file_size=program.file_size,
-        data=program.data,
-    )
     seccomp.install(seccomp.program(seccomp.Filter(unix_sockets=program.unix_sockets)))
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which for pid 1 means: nothing
     wakeup, wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
@@ -198,6 +195,15 @@ def _execute(program: Program, failure: int, fds: list[int]) -> None:
         for number in _RESET:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        # Here and not before: descriptors that the user's processes have sent each other count against the limit of
+        # whoever sends next, and pid 1 has to send some.
+        confine.limit_resources(
+            processes=program.processes,
+            open_files=program.open_files,
+            cpu_time=program.cpu_time,
+            file_size=program.file_size,
+            data=program.data,
+        )
         os.chdir(program.cwd)
         if not program.argv:
             os._exit(0)
@@ -260,9 +266,3 @@ def main(arguments: Sequence[str]) -> None:
         request, lead, *fds = (int(argument) for argument in arguments[1:])
         start(request, lead, fds, nested=False)
     serve(socket.socket(fileno=int(arguments[0])))
-
-
-def command(python: str, package_parent: str) -> list[str]:
-    """How to run this module: without site-packages, so that it starts in a few milliseconds."""
-    code = f"import sys; sys.path.insert(0, {package_parent!r}); from ipybox.sandbox import launcher; "
-    return [python, "-I", "-S", "-c", code + "launcher.main(sys.argv[1:])"]

@@ -11,20 +11,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from ipybox.errors import PolicyError, ProgramStartError
 from ipybox.sandbox.hosts import parse_host
-from ipybox.sandbox.launcher import Program
+from ipybox.sandbox.launcher import PROXY_PORT, Program
 from ipybox.sandbox.parent_proxy import ParentProxies
 from ipybox.sandbox.policy import FilesystemPolicy, NetworkPolicy, Packages, SandboxPolicy
 
 PYPI = "https://pypi.org/simple"
 PYPI_FILES = "files.pythonhosted.org"
 _LINES = 30
+_TAIL_BYTES = 65536
 
 
 def site_directories(prefix: str) -> list[str]:
@@ -43,11 +43,11 @@ def install_policy(policy: SandboxPolicy, prefix: str, hosts: Sequence[tuple[str
     Args:
         policy: That of the programs; its limits apply as well.
         prefix: The directory to install into.
-        hosts: Hosts of the index and their addresses, None for one that a parent proxy leads to.
+        hosts: Hosts of the index and their addresses, None for one that a parent proxy leads to or that is an address.
     """
     packages = policy.packages
     port = urlsplit(packages.index or PYPI).port
-    rules = tuple(name if port is None else f"{name}:{port}" for name, _ in hosts)
+    rules = tuple(str(parse_host(name)) if port is None else f"{parse_host(name)}:{port}" for name, _ in hosts)
     files = policy.filesystem
     return replace(
         policy,
@@ -81,14 +81,16 @@ async def index_hosts(
     found: list[tuple[str, str | None]] = []
     for name in (url.hostname or "", *([PYPI_FILES] if packages.index is None else [])):
         port = url.port or (80 if plain else 443)
-        through = proxies.for_host(parse_host(name), port, plain=plain)
-        found.append((name, None if through is not None else await _address(name)))
+        host = parse_host(name)
+        direct = host.address is None and proxies.for_host(host, port, plain=plain) is None
+        found.append((name, await _address(name) if direct else None))
     return tuple(found)
 
 
 def installation(packages: Packages, python: str, prefix: str, certificates: Mapping[str, str]) -> Program:
     """The program that installs them."""
-    source = ["--index-url", packages.index or PYPI]
+    # Named like this, the proxy also leads to an index on this machine, which programs may not reach themselves.
+    source = ["--index-url", packages.index or PYPI, "--proxy", f"http://127.0.0.1:{PROXY_PORT}"]
     if packages.wheels is not None:
         source = ["--no-index", "--find-links", os.path.abspath(os.path.expanduser(packages.wheels))]
     options = ["--no-input", "--no-cache-dir", "--disable-pip-version-check", "--no-warn-script-location"]
@@ -110,15 +112,16 @@ async def last_lines(fd: int) -> list[str]:
     """Reads all that comes from a pipe, which it takes over, and returns the last lines."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
+    tail = b""
     with os.fdopen(fd, "rb") as pipe:
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         try:
-            lines: deque[str] = deque(maxlen=_LINES)
-            while line := await reader.readline():
-                lines.append(line.decode("utf-8", "replace").rstrip()[:2000])
-            return list(lines)
+            while data := await reader.read(65536):
+                tail = (tail + data)[-_TAIL_BYTES:]
         finally:
             transport.close()
+    lines = tail.decode("utf-8", "replace").splitlines()[-_LINES:]
+    return [line.rstrip()[:2000] for line in lines]
 
 
 def failure(packages: Packages, ending: str, lines: list[str]) -> ProgramStartError:

@@ -122,7 +122,11 @@ class Scan:
             return
         while pending:
             directory, progress = pending.pop()
-            for entry in self._entries(directory, where):
+            entries = self._entries(directory, where)
+            if entries is None:
+                yield directory
+                continue
+            for entry in entries:
                 after = [(pattern, pattern.step(states, entry.name)) for pattern, states in progress]
                 after = [(pattern, states) for pattern, states in after if states]
                 if not after:
@@ -138,12 +142,12 @@ class Scan:
                     if os.path.isdir(real) and is_below(real, self.inside) and not is_below(real, self.skip):
                         pending.append((real, [each for each in after if not _met(base, real, starts, *each)]))
 
-    def _entries(self, directory: str, where: str) -> list[os.DirEntry[str]]:
+    def _entries(self, directory: str, where: str) -> list[os.DirEntry[str]] | None:
+        """What is in a directory; None when that can't be seen, and sandboxed code could change that."""
         try:
-            with os.scandir(directory) as entries:
-                found = list(entries)
-        except OSError:
-            return []  # gone, or not ours to read: then it is not the sandbox's to read either
+            found = entries_of(directory, where)
+        except PermissionError:
+            return None
         self.seen += len(found)
         if self.seen > self.limit:
             raise PolicyError(
@@ -152,6 +156,36 @@ class Scan:
                 "start the pattern in a smaller directory, or name the paths",
             )
         return found
+
+
+def entries_of(directory: str, where: str) -> list[os.DirEntry[str]]:
+    """What is in a directory; nothing for one that is gone, or that neither we nor sandboxed code may read.
+
+    Args:
+        where: What is to be blamed for a directory that can't be looked into.
+
+    Raises:
+        PermissionError: It is closed, but its owner, who sandboxed code is as well, may open it.
+        PolicyError: It can't be looked into, for a reason that may not hold inside.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError:
+        if _owner(directory) == os.geteuid():
+            raise
+        return []
+    except OSError as error:
+        raise PolicyError(where, f"{directory!r} can't be looked into: {error.strerror}", "move it away") from error
+
+
+def _owner(path: str) -> int:
+    try:
+        return os.lstat(path).st_uid
+    except OSError:
+        return os.geteuid()  # not even that can be seen
 
 
 def is_below(path: str, directories: Iterable[str]) -> bool:

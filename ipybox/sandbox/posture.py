@@ -89,7 +89,7 @@ def _scratch() -> tuple[bool, str]:
 def _limits() -> tuple[bool, str]:
     kinds = {"processes": resource.RLIMIT_NPROC, "open files": resource.RLIMIT_NOFILE, "data": resource.RLIMIT_DATA}
     values = {name: resource.getrlimit(kind)[1] for name, kind in kinds.items()}
-    core = resource.getrlimit(resource.RLIMIT_CORE)[1] == 0
+    core = resource.getrlimit(resource.RLIMIT_CORE)[1] <= 1
     text = ", ".join(f"{name} {value}" for name, value in values.items())
     return core and all(value != resource.RLIM_INFINITY for value in values.values()), f"{text}, no core files"
 

@@ -21,15 +21,22 @@ class SandboxedProgram:
     Args:
         lead: Our end; taken over.
         on_listener: Gets the socket that the program finds its proxy at, before the program runs.
+        why: Tells what was said last, should the program not come up without a reason.
     """
 
-    def __init__(self, lead: socket.socket, on_listener: OnListener | None = None) -> None:
+    def __init__(
+        self,
+        lead: socket.socket,
+        on_listener: OnListener | None = None,
+        why: Callable[[], str] | None = None,
+    ) -> None:
         self.pid: int | None = None
         """Pid of the program on this machine."""
         self.init_pid: int | None = None
         """Pid of its pid 1 on this machine."""
         self._lead = lead
         self._on_listener = on_listener
+        self._why = why
         self._loop = asyncio.get_running_loop()
         self._pidfds: list[int] = []
         self._started: asyncio.Future[None] = self._loop.create_future()
@@ -100,7 +107,8 @@ class SandboxedProgram:
             if not packet:
                 self._close_lead()
                 if not self._started.done():
-                    self._fail("its sandbox ended before it was up")
+                    said = self._why() if self._why is not None else ""
+                    self._fail(f"its sandbox ended before it was up{said and f': {said}'}")
                 return
             self._take(json.loads(packet), fds)
 

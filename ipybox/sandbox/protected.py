@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ipybox.errors import PolicyError
+from ipybox.sandbox.path_patterns import entries_of
 
 PROTECTED_NAMES = frozenset(
     {
@@ -32,6 +33,8 @@ PROTECTED_NAMES = frozenset(
         ".zlogout",
         ".ripgreprc",
         ".envrc",
+        "sitecustomize.py",
+        "usercustomize.py",
         ".mcp.json",
         ".vscode",
         ".idea",
@@ -44,8 +47,11 @@ PROTECTED_NAMES = frozenset(
 PROTECTED_IN_CLAUDE = ("commands", "agents")
 """Read-only in ``.claude``, as are its ``settings*.json``."""
 
-PROTECTED_IN_GIT = ("config", "config.worktree", "hooks")
+PROTECTED_IN_GIT = ("commondir", "config", "config.worktree", "hooks")
 """Read-only in a git directory, and in those of its submodules."""
+
+NEEDED_IN_GIT = ("commondir", "config", "hooks")
+"""Those that must not come to be: ``commondir`` names another directory whose ``config`` counts instead."""
 
 PROTECTED_IN_ENVIRONMENT = ("bin", "conda-meta", "include", "lib", "lib64", "pyvenv.cfg", "Scripts")
 """Read-only where the writable directory is itself a virtual environment."""
@@ -215,10 +221,12 @@ class Protected:
         paths: Files and directories, none of which is a link.
         links: Symbolic links of a protected name. Nothing can be mounted over a link by path, so whoever builds the
             sandbox has to see to them; where they lead to is in ``paths``, if that is below the same directory.
+        missing: What is not there and would run code for whoever uses the place next: parts of a git directory.
     """
 
     paths: tuple[str, ...]
     links: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
 
 def find_protected(root: str, *, depth: int = SEARCH_DEPTH, limit: int = SEARCH_ENTRIES) -> Protected:
@@ -231,7 +239,7 @@ def find_protected(root: str, *, depth: int = SEARCH_DEPTH, limit: int = SEARCH_
     """
     search = _Search(root, limit)
     search.look(root, depth)
-    return Protected(tuple(sorted(search.paths)), tuple(sorted(search.links)))
+    return Protected(tuple(sorted(search.paths)), tuple(sorted(search.links)), tuple(sorted(search.missing)))
 
 
 def is_environment(directory: str) -> bool:
@@ -270,6 +278,7 @@ class _Search:
         self._root, self._limit, self._seen = root, limit, 0
         self.paths: set[str] = set()
         self.links: set[str] = set()
+        self.missing: set[str] = set()
 
     def look(self, root: str, depth: int) -> None:
         if os.path.basename(root).casefold() == ".git":
@@ -279,12 +288,14 @@ class _Search:
             directory, level = pending.pop()
             below = []
             entries = self._entries(directory)
+            if {"HEAD", "config", "objects", "refs"} <= {entry.name for entry in entries}:
+                self._git_directory(directory)  # a bare repository, which git finds by what it holds
             if any(entry.name in ENVIRONMENT_MARKS for entry in entries):
                 self._environment(directory)
                 if directory != root:
                     continue
             for entry in entries:
-                name = entry.name.casefold() if entry.name.startswith(".") else ""
+                name = entry.name.casefold() if entry.name.startswith((".", "s", "u", "S", "U")) else ""
                 if name in PROTECTED_NAMES:
                     self._protect(entry.path)
                 elif name == ".git":
@@ -300,10 +311,10 @@ class _Search:
 
     def _entries(self, directory: str) -> list[os.DirEntry[str]]:
         try:
-            with os.scandir(directory) as entries:
-                found = list(entries)
-        except OSError:
-            return []  # gone, no directory, or not ours to read: then the sandbox can't change it either
+            found = entries_of(directory, f"writable directory {self._root}")
+        except PermissionError:
+            self.paths.add(directory)  # closed now; sandboxed code could open it, so it must not change it
+            return []
         self._seen += len(found)
         if self._seen > self._limit:
             raise PolicyError(
@@ -348,7 +359,11 @@ class _Search:
             self._git_directory(directory)
 
     def _git_directory(self, directory: str) -> None:
-        for entry in self._entries(directory):
+        entries = self._entries(directory)
+        names = {entry.name.casefold() for entry in entries}
+        if "head" in names:
+            self.missing.update(os.path.join(directory, name) for name in NEEDED_IN_GIT if name not in names)
+        for entry in entries:
             name = entry.name.casefold()
             if name in PROTECTED_IN_GIT:
                 self._protect(entry.path)
@@ -381,7 +396,7 @@ def _git_directory_of(path: str) -> str | None:
         if os.path.getsize(real) > 8192:
             return None
         with open(os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-            text = os.fsdecode(file.read(8192))
+            text = os.fsdecode(file.read(8192) or b"")  # None of a pipe that nobody has written to
     except OSError:
         return None
     word, _, target = text.strip().partition(": ")

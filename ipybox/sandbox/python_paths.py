@@ -25,9 +25,9 @@ def python_paths() -> tuple[str, ...]:
     return tuple(dict.fromkeys(os.path.abspath(path) for path in found if path and os.path.exists(path)))
 
 
-def package_parent() -> str:
-    """The directory that holds this package."""
-    return os.path.dirname(os.path.dirname(os.path.abspath(ipybox.__file__)))
+def site_packages() -> list[str]:
+    """Where packages are installed, without what path configuration files add."""
+    return [entry for entry in dict.fromkeys(sys.path) if "-packages" in entry and os.path.isdir(entry)]
 
 
 def _added(packages: Path) -> list[str]:

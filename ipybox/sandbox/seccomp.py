@@ -38,6 +38,8 @@ class Filter:
         netlink_route: ``AF_NETLINK`` for the list of interfaces and routes.
         execute: Start of other programs.
         nested: Namespaces and mounts, for a process of ours that builds sandboxes inside a sandbox.
+        uncounted_memory: Memory that belongs to no process, so that no limit counts it: ``memfd_create``, System V
+            shared memory, semaphores and message queues. ``/dev/shm`` has a size, and is always possible.
     """
 
     unix_sockets: bool = False
@@ -45,6 +47,7 @@ class Filter:
     netlink_route: bool = True
     execute: bool = True
     nested: bool = False
+    uncounted_memory: bool = False
 
 
 # ---- words for the table ------------------------------------------------------------------------------------------
@@ -90,7 +93,7 @@ def _only(*cases: tuple[_Test, ...]) -> _Rule:
 # ---- the table ----------------------------------------------------------------------------------------------------
 
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
-_SOCK_STREAM, _SOCK_DGRAM, _SOCK_TYPE_MASK = 1, 2, 0xF
+_SOCK_STREAM, _SOCK_DGRAM, _SOCK_SEQPACKET, _SOCK_TYPE_MASK = 1, 2, 5, 0xF
 _IPPROTO_IP, _IPPROTO_TCP, _IPPROTO_UDP = 0, 6, 17
 _NETLINK_ROUTE = 0
 _CREATES = 0o100 | 0o20000000  # O_CREAT, __O_TMPFILE: without them the kernel ignores the mode
@@ -100,6 +103,8 @@ _IFMT = 0o170000
 _CLONE_NEW = 0x7E020000  # every CLONE_NEW* but NEWTIME, whose bit is part of the exit signal here
 _TIOCSTI, _TIOCLINUX, _TIOCSETD = 0x5412, 0x541C, 0x5423
 _PR_SET_MM = 35
+_F_SETLEASE = 1024
+_MSG_FASTOPEN = 0x20000000
 _FILTER_FLAG_NEW_LISTENER = 8
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)  # as Docker: never READ_IMPLIES_EXEC, ADDR_NO_RANDOMIZE
 
@@ -118,6 +123,8 @@ _MOUNTS = (
     "umount2",
 )
 _NESTING = (*_MOUNTS, "clone", "sethostname", "setns", "unshare")
+
+_UNCOUNTED = ("memfd_create", "msgget", "semget", "shmget")
 
 _DENIED = (
     *_MOUNTS,
@@ -156,11 +163,16 @@ _JUDGED: dict[str, _Rule] = {
     "clone": _deny((_has(0, _CLONE_NEW),)),
     # Input for a terminal that others read; the kernel looks at 32 bits of the request, and so do we (CVE-2019-10063).
     "ioctl": _deny((_is(1, _TIOCSTI, _TIOCLINUX, _TIOCSETD),)),
+    # A lease lets a reader hold up whoever writes the file next, outside of the sandbox as well.
+    "fcntl": _deny((_is(1, _F_SETLEASE),)),
+    # It connects without the check that connect() has, by which Landlock holds a socket back.
+    "sendto": _deny((_has(3, _MSG_FASTOPEN),)),
+    "sendmsg": _deny((_has(2, _MSG_FASTOPEN),)),
+    "sendmmsg": _deny((_has(3, _MSG_FASTOPEN),)),
     "personality": _only((_is(0, *_PERSONALITIES),)),
     "prctl": _deny((_is(0, _PR_SET_MM),)),
     # More filters can only take away. A supervisor of one's own is not needed.
     "seccomp": _deny((_has(1, _FILTER_FLAG_NEW_LISTENER),)),
-    "socketpair": _only((_is(0, _AF_UNIX),)),
     # A file with these bits would lend out the rights of the user who runs ipybox, outside of the sandbox. mkdir drops
     # them by itself.
     "chmod": _deny((_has(1, _SET_ID),)),
@@ -193,15 +205,25 @@ def _sockets(filter: Filter) -> _Rule:
     return _only(*cases)
 
 
+def _pairs(filter: Filter) -> _Rule:
+    """One end of a pair of datagram sockets can send to any socket that has a name; the other kinds can't."""
+    if filter.unix_sockets:
+        return _only((_is(0, _AF_UNIX),))
+    return _only((_is(0, _AF_UNIX), _is(1, _SOCK_STREAM, _SOCK_SEQPACKET, mask=_SOCK_TYPE_MASK)))
+
+
 def _policy(filter: Filter) -> dict[str, int | _Rule]:
     policy: dict[str, int | _Rule] = {
         **dict.fromkeys(_DENIED, EPERM),
         **dict.fromkeys(_ABSENT, ENOSYS),
         **_JUDGED,
         "socket": _sockets(filter),
+        "socketpair": _pairs(filter),
     }
     if not filter.execute:
         policy |= {"execve": EPERM, "execveat": EPERM}
+    if not filter.uncounted_memory:
+        policy |= dict.fromkeys(_UNCOUNTED, ENOSYS)
     if filter.nested:
         policy |= dict.fromkeys(_NESTING, ALLOW)
     return policy

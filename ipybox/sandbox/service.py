@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ipybox.errors import ProgramStartError
+from ipybox.exit_status import ExitStatus
 from ipybox.sandbox.launcher import MAX_FDS, Program
 from ipybox.sandbox.program import SandboxedProgram
 from ipybox.sandbox.supervision import PACKET
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipybox.sandbox")
 
 _HEARD_SECONDS = 2.0
+_LARGEST_REQUEST = 4 * 1024 * 1024
+
+
+def _request(fd: int) -> Program:
+    """The program that a client asks for; the descriptor is taken over."""
+    with os.fdopen(fd, encoding="utf-8") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_REQUEST:
+            raise ProgramStartError(f"a request is a file of at most {_LARGEST_REQUEST} bytes")
+        file.seek(0)
+        return Program.from_json(file.read())
 
 
 def _refuse_network_sockets(fds: Sequence[int]) -> None:
@@ -80,8 +92,11 @@ class Service:
 
     def _take(self, packet: dict[str, Any], fds: list[int]) -> None:
         number = packet["id"]
+        if packet["op"] != "start" or not fds:
+            for fd in fds:
+                os.close(fd)
         match packet["op"]:
-            case "start":
+            case "start" if fds:
                 task = self._loop.create_task(self._run(number, str(packet["tag"]), fds))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -97,9 +112,7 @@ class Service:
 
     async def _run(self, number: int, tag: str, fds: list[int]) -> None:
         try:
-            with os.fdopen(fds.pop(0), encoding="utf-8") as file:
-                file.seek(0)
-                program = Program.from_json(file.read())
+            program = _request(fds.pop(0))
             try:
                 _refuse_network_sockets(fds)
                 sandboxed = await self._supervisor.start(program, fds, tag)
@@ -109,16 +122,20 @@ class Service:
         except Exception as error:
             if not isinstance(error, ProgramStartError):
                 log.exception("program %s could not be started", tag)
+            self._doomed.discard(number)
             self._send(op="failed", id=number, reason=str(error))
             return
         self._programs[number] = sandboxed
         self._send(op="started", id=number, pid=sandboxed.pid)
         if number in self._doomed:
             sandboxed.kill()
-        status = await self._supervisor.finish(sandboxed, tag)
-        self._programs.pop(number, None)
-        self._doomed.discard(number)
-        self._send(op="ended", id=number, status=status.to_dict())
+        status = ExitStatus("unknown", detail="its supervisor failed")
+        try:
+            status = await self._supervisor.finish(sandboxed, tag)
+        finally:
+            self._programs.pop(number, None)
+            self._doomed.discard(number)
+            self._send(op="ended", id=number, status=status.to_dict())
 
     async def _tell_egress(self, event: EgressEvent) -> None:
         number = next(self._events)

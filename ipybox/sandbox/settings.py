@@ -25,7 +25,6 @@ class SupervisorSettings:
         working_dir: The directory that relative paths of the policy start from.
         python: Interpreter of sandboxed programs.
         python_paths: What of the file system that interpreter needs.
-        package_parent: The directory that holds the package ``ipybox``.
         certificates: Variables of the environment that name certificates, which programs may read.
         config_file: The policy's own file, which nobody inside may write.
         packages_dir: Where packages are installed for programs; None when there are none to install.
@@ -43,7 +42,6 @@ class SupervisorSettings:
     working_dir: str
     python: str
     python_paths: tuple[str, ...]
-    package_parent: str
     certificates: dict[str, str] = field(default_factory=dict)
     config_file: str | None = None
     packages_dir: str | None = None

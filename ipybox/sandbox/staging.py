@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import stat
 import struct
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ PREFERRED_UID = 64201
 _STAGE = "/tmp"
 _SYS_MOUNT_SETATTR = 442
 _MOUNT_ATTR_IDMAP = 0x00100000
+_MOUNT_ATTR_RDONLY = 0x1
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
 
@@ -46,12 +48,15 @@ class Staging:
         write: Directories and files that it must be able to write.
         uid: Who it is; also the group.
         argv: Bubblewrap's command, in which sources are named as :func:`staged` names them.
+        opened: Paths in what can be written, and the descriptors under which bubblewrap expects them. Sandboxed code
+            of another gateway may be renaming things there right now, so they are opened one part after the other.
     """
 
     read: Sequence[str]
     write: Sequence[str]
     uid: int
     argv: Sequence[str]
+    opened: Sequence[tuple[str, int]] = ()
 
     def to_json(self) -> str:
         """The form in which it travels."""
@@ -109,7 +114,13 @@ def prepare(staging: Staging) -> None:
     """Does it all, up to becoming the sandbox's user."""
     own_mount_namespace()
     roots = [*staging.read, *staging.write]
-    trees = [(path, idmapped(path, staging.uid)) for path in roots]
+    trees = [(path, idmapped(path, staging.uid, read_only=path in staging.read)) for path in roots]
+    for path, number in staging.opened:
+        root = max((root for root in roots if path.startswith(f"{root}/")), key=len)
+        tree = next(tree for name, (tree, _) in trees if name == root)
+        found = _open_in(tree, path[len(root) + 1 :])
+        os.dup2(found, number)
+        os.close(found)
     confine.mount("tmpfs", _STAGE, "tmpfs", confine.MS_NOSUID | confine.MS_NODEV, "mode=755,size=1m")
     places = staged(roots)
     for path, (tree, _) in trees:
@@ -134,14 +145,30 @@ def own_mount_namespace() -> None:
     confine.mount("none", "/", None, confine.MS_REC | confine.MS_PRIVATE)
 
 
-def idmapped(path: str, uid: int) -> tuple[int, str]:
+def _open_in(tree: int, path: str) -> int:
+    """Opens a path below a directory for reference only; no part of it may be a link."""
+    found = os.dup(tree)
+    for part in path.split("/"):
+        inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found)
+        os.close(found)
+        found = inner
+    if stat.S_ISLNK(os.stat(found).st_mode):
+        os.close(found)
+        raise OSError(f"{path} is a symbolic link now")
+    return found
+
+
+def idmapped(path: str, uid: int, *, read_only: bool = False) -> tuple[int, str]:
     """A detached clone of the mount at a path, in which its owner is shown as the sandbox's user, or why not."""
     tree = confine.clone(path)
     owner = os.stat(tree)
     namespace = _user_namespace(owner.st_uid, owner.st_gid, uid)
     try:
-        attributes = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
         flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+        if read_only:
+            attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+            _check("read-only", _libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, attributes, len(attributes)))
+        attributes = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, namespace)
         result = _libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, attributes, len(attributes))
         return tree, "" if result == 0 else f"idmapped mounts: {os.strerror(ctypes.get_errno())}"
     finally:
@@ -190,12 +217,9 @@ def main(arguments: Sequence[str]) -> None:
         staging = Staging.from_json(file.read())
     try:
         prepare(staging)
-        os.execv(staging.argv[0], list(staging.argv))
     except OSError as error:
         sys.exit(f"staging: {error}")
-
-
-def command(python: str, package_parent: str) -> list[str]:
-    """How to run this module; the number of the descriptor follows."""
-    code = f"import sys; sys.path.insert(0, {package_parent!r}); from ipybox.sandbox import staging; "
-    return [python, "-I", "-S", "-c", code + "staging.main(sys.argv[1:])"]
+    try:
+        os.execv(staging.argv[0], list(staging.argv))
+    except OSError as error:
+        sys.exit(f"staging: can't execute {staging.argv[0]}: {error.strerror}")

@@ -43,6 +43,7 @@ class SupervisorLink:
         self._programs: dict[int, RemoteProgram] = {}
         self._loop = asyncio.get_running_loop()
         self._open = True
+        self._sending = asyncio.Lock()
         self._loop.add_reader(self._socket.fileno(), self._read)
 
     async def start(self, program: Program, fds: Sequence[int], tag: str) -> RemoteProgram:
@@ -56,12 +57,13 @@ class SupervisorLink:
         request = memory_file(program.to_json())
         try:
             packet = json.dumps({"op": "start", "id": number, "tag": tag}).encode()
-            while self._open:
-                try:
-                    socket.send_fds(self._socket, [packet], [request, *fds])
-                    break
-                except BlockingIOError:
-                    await writable(self._socket)
+            async with self._sending:  # two that wait for one socket would not both be woken
+                while self._open:
+                    try:
+                        socket.send_fds(self._socket, [packet], [request, *fds])
+                        break
+                    except BlockingIOError:
+                        await writable(self._socket)
             if not self._open:
                 raise ProgramStartError("the sandbox's supervisor is gone")
             await remote.started

@@ -11,20 +11,22 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ipybox.errors import ProgramStartError
+from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
 from ipybox.exit_status import ExitStatus
 from ipybox.sandbox import diagnosis
 from ipybox.sandbox.audit import Audit
 from ipybox.sandbox.launcher import PROXY_PORT, Program
 from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
+from ipybox.sandbox.path_patterns import is_below
+from ipybox.sandbox.placeholders import Placeholders
 from ipybox.sandbox.policy import Limits, SandboxPolicy
 from ipybox.sandbox.program import SandboxedProgram
+from ipybox.sandbox.view import View
 from ipybox.sandbox.wall import NestedWall, SeparateWalls, Wall, WallPlan
 
 if TYPE_CHECKING:
@@ -53,19 +55,33 @@ class Supervisor:
     Args:
         policy: What they may touch.
         plan: How to build the wall.
+        refresh: Looks again at what a program is to see. What the host has made or replaced since the last time is
+            looked at before every start, as a mount covers the file that was there, not a new one of that name.
         learn: Whether hosts that are not allowed are let through and noted.
     """
 
-    def __init__(self, policy: SandboxPolicy, plan: WallPlan, *, learn: bool = False) -> None:
-        self.on_egress: Any = None
+    def __init__(
+        self,
+        policy: SandboxPolicy,
+        plan: WallPlan,
+        *,
+        refresh: Callable[[], View] | None = None,
+        learn: bool = False,
+    ) -> None:
+        self.on_egress: Callable[[EgressEvent], Awaitable[None]] | None = None
         self._policy = policy
         self._plan = plan
+        self._refresh = refresh
         self._guard = MemoryGuard()
-        self._programs: set[SandboxedProgram] = set()
-        self._placeholders: list[Path] = []
+        self._programs: dict[SandboxedProgram, Wall] = {}
+        self._placeholders = Placeholders()
         self._audit: Audit | None = None
         self._proxy: EgressProxy | None = None
         self._wall: Wall | None = None
+        self._identities: dict[str, tuple[int, int]] = {}
+        self._retired: set[Wall] = set()
+        self._renewing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
         if policy.network.allowed_domains or learn:
             from ipybox.sandbox.egress import EgressProxy  # most sandboxes have no network
 
@@ -73,7 +89,11 @@ class Supervisor:
 
     async def __aenter__(self) -> Supervisor:
         try:
-            self._make_placeholders()
+            self._placeholders.make(self._plan.view.placeholders)
+            if self._refresh is not None:
+                self._plan = replace(self._plan, view=self._refresh())  # with the placeholders there
+            self._identities = identities(self._plan.view)
+            self._placeholders.join(self._identities)
             self._audit = Audit(self._plan.view.write_roots)
             self._wall = await self._build()
         except BaseException:
@@ -101,22 +121,74 @@ class Supervisor:
         Raises:
             ProgramStartError: It did not start.
         """
-        assert self._wall is not None
-        lead = await self._wall.launch(self.confined(program), fds)
+        wall = await self._current_wall()
+        try:
+            return await self._start(wall, program, fds, tag)
+        except ProgramStartError:
+            if not wall.is_over:
+                raise
+        return await self._start(wall, program, fds, tag)  # the wall died under our hands, and is built anew
 
+    async def _start(self, wall: Wall, program: Program, fds: Sequence[int], tag: str) -> SandboxedProgram:
         async def on_listener(listener: socket.socket) -> None:
             assert self._proxy is not None
             await self._proxy.listen(listener, tag)
 
-        sandboxed = SandboxedProgram(lead, on_listener if self._proxy is not None else None)
-        self._programs.add(sandboxed)
+        launched = await wall.launch(self.confined(program), fds)
+        sandboxed = SandboxedProgram(launched.lead, on_listener if self._proxy is not None else None, launched.why)
+        self._programs[sandboxed] = wall
         try:
             await sandboxed.started()
         except BaseException:
             sandboxed.close()
-            self._programs.discard(sandboxed)
+            self._forget(sandboxed)
             raise
         return sandboxed
+
+    async def _current_wall(self) -> Wall:
+        assert self._wall is not None
+        if self._refresh is None:
+            return self._wall
+        async with self._renewing:
+            try:
+                view = self._refresh()
+                changed = (
+                    view.mounts != self._plan.view.mounts or view.protected_links != self._plan.view.protected_links
+                )
+                replaced = sorted(self._identities.items() - identities(view).items())
+                if changed or replaced:
+                    await self._renew(view, [path for path, _ in replaced])
+            except (PolicyError, SandboxUnavailableError, OSError) as error:
+                raise ProgramStartError(f"the working directory is not what it was: {error}") from error
+            return self._wall
+
+    async def _renew(self, view: View, replaced: list[str]) -> None:
+        """Builds another wall, for what the host has changed. Programs behind the old one stay there."""
+        old = self._wall
+        assert old is not None
+        self._placeholders.make(view.placeholders)
+        self._plan = replace(self._plan, view=view)
+        self._identities = identities(view)
+        self._placeholders.join(self._identities)
+        wall = type(old)(self._plan)
+        await wall.open()
+        self._wall = wall
+        self._retired.add(old)
+        if any(home is old for home in self._programs.values()):
+            for path in replaced:
+                log.warning("%s was replaced; for what runs in a sandbox already, it is an ordinary file now", path)
+        self._close_retired()
+
+    def _forget(self, sandboxed: SandboxedProgram) -> None:
+        self._programs.pop(sandboxed, None)
+        self._close_retired()
+
+    def _close_retired(self) -> None:
+        for wall in [wall for wall in self._retired if wall not in self._programs.values()]:
+            self._retired.discard(wall)
+            task = asyncio.get_running_loop().create_task(wall.close())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def finish(self, sandboxed: SandboxedProgram, tag: str) -> ExitStatus:
         """Waits for a program's end, keeping it within its memory meanwhile, and says how it ended."""
@@ -128,15 +200,15 @@ class Supervisor:
             verdict = ExitStatus("memory", signal=signal.SIGKILL, detail=limit)
             sandboxed.kill()
 
-        assert sandboxed.pid is not None
-        assert sandboxed.init_pid is not None
-        guarded = Guarded(sandboxed.pid, sandboxed.init_pid, memory_limit(self._policy), on_excess)
-        self._guard.add(guarded)
+        # No pid: it was over before anybody could look, and only its end is to be heard.
+        guarded = Guarded(sandboxed.pid or 0, sandboxed.init_pid or 0, memory_limit(self._policy), on_excess)
+        if sandboxed.init_pid is not None:
+            self._guard.add(guarded)
         try:
             code = await sandboxed.ended()
         finally:
             self._guard.remove(guarded)
-            self._programs.discard(sandboxed)
+            self._forget(sandboxed)
             if self._proxy is not None:
                 await self._proxy.forget(tag)
             sandboxed.close()
@@ -165,15 +237,15 @@ class Supervisor:
     async def close(self) -> None:
         """Ends all programs and takes the walls down."""
         await self._guard.close()
-        if self._wall is not None:
-            await self._wall.close()
+        for wall in (self._wall, *self._retired):
+            if wall is not None:
+                await wall.close()
+        await asyncio.gather(*self._tasks)
         for program in list(self._programs):
             program.close()
         if self._proxy is not None:
             await self._proxy.close()
-        for path in self._placeholders:
-            with suppress(OSError):
-                path.unlink()
+        self._placeholders.remove()
         for name in self._audit.new() if self._audit is not None else ():
             log.warning("sandboxed code made %s, which other programs trust: look at it before you use it", name)
 
@@ -194,7 +266,8 @@ class Supervisor:
     async def _try(self, wall: Wall) -> None:
         """Runs nothing in a sandbox of its own, with every step that a real program takes."""
         trial = replace(self.confined(Program(argv=(), env={}, cwd="/")), proxy=False)
-        sandboxed = SandboxedProgram(await wall.launch(trial, []))
+        launched = await wall.launch(trial, [])
+        sandboxed = SandboxedProgram(launched.lead, why=launched.why)
         try:
             async with asyncio.timeout(20):
                 await sandboxed.started()
@@ -205,16 +278,20 @@ class Supervisor:
             sandboxed.kill()
             sandboxed.close()
 
-    def _make_placeholders(self) -> None:
-        for name in self._plan.view.placeholders:
-            path = Path(name)
-            if not os.path.lexists(path):
-                path.touch(mode=0o600)
-                self._placeholders.append(path)
-
     async def _on_event(self, event: EgressEvent) -> None:
         if self.on_egress is not None:
             await self.on_egress(event)
+
+
+def identities(view: View) -> dict[str, tuple[int, int]]:
+    """What exactly is covered or bound in writable places: a file that takes its name is another one."""
+    found = {}
+    for mount in view.mounts:
+        if mount.kind in ("read", "mask_dir", "mask_file") and is_below(mount.target, view.write_roots):
+            with suppress(OSError):
+                status = os.lstat(mount.target)
+                found[mount.target] = status.st_dev, status.st_ino
+    return found
 
 
 def memory_limit(policy: SandboxPolicy) -> int:

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ from ipybox.sandbox.service import Service
 from ipybox.sandbox.settings import SANDBOX_WARNING, SupervisorSettings
 from ipybox.sandbox.supervisor import Supervisor
 from ipybox.sandbox.unix_sockets import with_sockets
-from ipybox.sandbox.view import HostFacts, gateway_view, kernel_view
+from ipybox.sandbox.view import HostFacts, View, gateway_view, kernel_view
 from ipybox.sandbox.wall import WallPlan, WallProcess
 
 log = logging.getLogger("ipybox.sandbox")
@@ -39,7 +39,7 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
         loop.add_signal_handler(signum, told.set)
     if settings.packages_dir is not None:
         await install_packages(settings, settings.packages_dir)
-    plan, client_plan = plans(settings, settings.policy)
+    plan, client_plan, look = plans(settings, settings.policy)
     for note in plan.view.notes:
         # What somebody wrote into the policy and does not get is worth a look; the rest is for the log.
         log.log(logging.WARNING if note.startswith("filesystem.") else logging.INFO, "%s", note)
@@ -55,7 +55,7 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
     for fd in settings.client_fds:
         os.close(fd)
     try:
-        async with Supervisor(settings.policy, plan, learn=settings.learn) as supervisor:
+        async with Supervisor(settings.policy, plan, refresh=look, learn=settings.learn) as supervisor:
             service = Service(supervisor, control)
             _announce(ready_fd, walls=supervisor.tier)
             os.close(ready_fd)
@@ -83,7 +83,7 @@ async def install_packages(settings: SupervisorSettings, prefix: str) -> None:
         settings.policy, prefix, await packages.index_hosts(wanted, settings.policy.network.parent_proxy, os.environ)
     )
     os.makedirs(prefix, exist_ok=True)
-    plan, _ = plans(settings, policy)
+    plan, _, _ = plans(settings, policy)
     async with Supervisor(policy, plan) as supervisor:
         read, write = os.pipe()
         try:
@@ -99,8 +99,8 @@ async def install_packages(settings: SupervisorSettings, prefix: str) -> None:
             raise packages.failure(wanted, str(status), lines)
 
 
-def plans(settings: SupervisorSettings, policy: SandboxPolicy) -> tuple[WallPlan, WallPlan]:
-    """How to build the wall for programs and that for the client."""
+def plans(settings: SupervisorSettings, policy: SandboxPolicy) -> tuple[WallPlan, WallPlan, Callable[[], View]]:
+    """How to build the wall for programs and that for the client, and how to look again at what programs see."""
     uid = staging.sandbox_uid() if os.geteuid() == 0 else None  # None: we are somebody harmless already
     # What is installed may be read by everybody, once it is installed.
     installs = settings.packages_dir in policy.filesystem.allow_write
@@ -116,15 +116,19 @@ def plans(settings: SupervisorSettings, policy: SandboxPolicy) -> tuple[WallPlan
     )
     if uid is not None:
         os.chown(settings.run_dir, uid, uid)
-    view = kernel_view(policy, facts)
+
+    def look() -> View:
+        view = kernel_view(policy, facts)
+        return replace(view, mounts=tuple(with_sockets(view, policy.network, settings.home)))
+
+    view = look()
     plan = WallPlan(
         bubblewrap=bubblewrap.find(outside=view.write_roots),
-        view=replace(view, mounts=tuple(with_sockets(view, policy.network, settings.home))),
+        view=view,
         uid=uid,
         python=settings.python,
-        package_parent=settings.package_parent,
     )
-    return plan, replace(plan, view=gateway_view(facts, settings.run_dir))
+    return plan, replace(plan, view=gateway_view(facts, settings.run_dir)), look
 
 
 def _announce(fd: int, **facts: Any) -> None:

@@ -11,7 +11,8 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 
 from ipybox.errors import PolicyError
-from ipybox.sandbox.path_patterns import is_below
+from ipybox.sandbox.access import SYSTEM
+from ipybox.sandbox.path_patterns import SCAN_ENTRIES, is_below
 from ipybox.sandbox.policy import NetworkPolicy
 from ipybox.sandbox.view import Mount, View
 
@@ -35,7 +36,8 @@ def with_sockets(view: View, network: NetworkPolicy, home: str, *, bound: Sequen
         return list(view.mounts)
     allowed = [_socket(index, path, home) for index, path in enumerate(network.allow_unix_sockets)]
     roots = [mount.target for mount in view.mounts if mount.kind in ("read", "write")]
-    seen = {path for path in (_bound() if bound is None else bound) if is_below(path, roots)} - set(allowed)
+    named = {path for path in (_bound() if bound is None else bound) if is_below(path, roots)}
+    seen = (named | set(_found(view))) - set(allowed)
     covers = [Mount("mask_file", path) for path in sorted(seen) if os.path.exists(path)]
     return [*view.mounts, *(Mount("write", path, path) for path in allowed), *covers]
 
@@ -50,6 +52,29 @@ def _socket(index: int, path: str, home: str) -> str:
     if not stat.S_ISSOCK(kind):
         raise PolicyError(where, f"{path!r} is no Unix socket")
     return full
+
+
+def _found(view: View) -> Iterator[str]:
+    """Sockets in what the policy shows: the table has the names by which they were bound, if any."""
+    seen = 0
+    for mount in view.mounts:
+        if mount.kind in ("read", "write") and mount.source and not is_below(mount.source, SYSTEM):
+            for directory, _, files in os.walk(mount.source):
+                seen += len(files)
+                if seen > SCAN_ENTRIES:
+                    raise PolicyError(
+                        "network.allowUnixSockets",
+                        f"more than {SCAN_ENTRIES} files would have to be looked at for sockets of the host",
+                        "name smaller directories in allowRead and allowWrite",
+                    )
+                yield from (path for path in (os.path.join(directory, name) for name in files) if _is_socket(path))
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _bound() -> Iterable[str]:

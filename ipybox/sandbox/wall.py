@@ -14,13 +14,14 @@ import signal
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ipybox.errors import ProgramStartError
+from ipybox.process import bootstrap
 from ipybox.process.descriptors import memory_file, writable
-from ipybox.sandbox import confine, launcher, staging
+from ipybox.sandbox import confine, staging
 from ipybox.sandbox.bubblewrap import Bubblewrap
 from ipybox.sandbox.launcher import Program
 from ipybox.sandbox.view import Mount, View
@@ -42,14 +43,24 @@ class WallPlan:
         view: What is seen behind it.
         uid: The user that root becomes for it; None when we are not root.
         python: Interpreter for the launcher.
-        package_parent: The directory that holds the package ``ipybox``.
     """
 
     bubblewrap: Bubblewrap
     view: View
     uid: int | None
     python: str
-    package_parent: str
+
+
+class Launched(NamedTuple):
+    """A program that is being started.
+
+    Attributes:
+        lead: The socket to its pid 1.
+        why: Tells what was said last, should it not come up.
+    """
+
+    lead: socket.socket
+    why: Callable[[], str]
 
 
 class Wall(Protocol):
@@ -57,11 +68,17 @@ class Wall(Protocol):
 
     name: str
 
+    def __init__(self, plan: WallPlan) -> None: ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it fell, so that the next program needs another one."""
+
     async def open(self) -> None:
         """Builds what is built once; raises :class:`ProgramStartError`."""
 
-    async def launch(self, program: Program, fds: Sequence[int]) -> socket.socket:
-        """Starts a program and returns its lead; the descriptors stay the caller's."""
+    async def launch(self, program: Program, fds: Sequence[int]) -> Launched:
+        """Starts a program; the descriptors stay the caller's."""
 
     async def close(self) -> None:
         """Ends everything behind it."""
@@ -95,8 +112,8 @@ class WallProcess:
         self._lines: deque[str] = deque(maxlen=30)
         self._name = name
         self._loop = asyncio.get_running_loop()
-        read, write = os.pipe()
         command, fds = _command(plan, argv, as_pid_1=as_pid_1)
+        read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
                 command,
@@ -149,7 +166,9 @@ class WallProcess:
             await self.ended()
 
     def _read(self) -> None:
-        while self._stderr >= 0:
+        for _ in range(4):  # what writes without end must not hold up everybody else
+            if self._stderr < 0:
+                return
             try:
                 data = os.read(self._stderr, 65536)
             except BlockingIOError:
@@ -180,6 +199,13 @@ class NestedWall:
         self._process: WallProcess | None = None
         self._control: socket.socket | None = None
         self._opening = asyncio.Lock()
+        self._sending = asyncio.Lock()
+        self._first: int | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the launcher is gone."""
+        return self._process is None or self._process.is_over
 
     @property
     def pid(self) -> int | None:
@@ -195,7 +221,7 @@ class NestedWall:
             ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
             try:
-                command = launcher.command(self._plan.python, self._plan.package_parent)
+                command = bootstrap.command(self._plan.python, "ipybox.sandbox.launcher")
                 self._process = WallProcess(self._plan, [*command, str(its.fileno())], [its.fileno()], name="launcher")
             except BaseException:
                 ours.close()
@@ -205,20 +231,22 @@ class NestedWall:
             self._control = ours
             await self._wait_ready(self._process, ours)
 
-    async def launch(self, program: Program, fds: Sequence[int]) -> socket.socket:
+    async def launch(self, program: Program, fds: Sequence[int]) -> Launched:
         """Starts a program."""
         await self.open()
-        assert self._control is not None
+        control, process = self._control, self._process
+        assert control is not None
+        assert process is not None
         lead, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = memory_file(program.to_json())
         try:
-            packet = [request, its.fileno(), *fds]
-            while True:
-                try:
-                    socket.send_fds(self._control, [b"start"], packet)
-                    return lead
-                except BlockingIOError:
-                    await writable(self._control)
+            async with self._sending:  # two that wait for one socket would not both be woken
+                while True:
+                    try:
+                        socket.send_fds(control, [b"start"], [request, its.fileno(), *fds])
+                        return Launched(lead, lambda: process.last_lines)
+                    except BlockingIOError:
+                        await writable(control)
         except OSError as error:
             lead.close()
             raise ProgramStartError(f"the launcher is gone: {error}") from error
@@ -241,12 +269,18 @@ class NestedWall:
         if self._process is not None:
             await self._process.kill()
             self._process = None
+        if self._first is not None:
+            first, self._first = self._first, None
+            await _readable(first)  # all behind the wall is gone when its pid 1 is
+            os.close(first)
 
     async def _wait_ready(self, process: WallProcess, control: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_START_SECONDS):
-                if await loop.sock_recv(control, 16) == b"ready":
+                await _readable(control.fileno())
+                said, fds, _, _ = socket.recv_fds(control, 16, 1)
+                if said == b"ready" and fds:
+                    self._first = fds[0]
                     return
                 await process.ended()
         except TimeoutError:
@@ -268,6 +302,11 @@ class SeparateWalls:
         self._processes: set[WallProcess] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def is_over(self) -> bool:
+        """There is nothing that could fall."""
+        return False
+
     async def open(self) -> None:
         """Nothing is shared between programs."""
         links = self._plan.view.protected_links
@@ -276,13 +315,13 @@ class SeparateWalls:
                 f"bubblewrap alone can't keep symbolic links from being replaced: {', '.join(links)}"
             )
 
-    async def launch(self, program: Program, fds: Sequence[int]) -> socket.socket:
+    async def launch(self, program: Program, fds: Sequence[int]) -> Launched:
         """Starts a program."""
         lead, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         request = memory_file(program.to_json())
         inherited = [request, its.fileno(), *fds]
         try:
-            command = launcher.command(self._plan.python, self._plan.package_parent)
+            command = bootstrap.command(self._plan.python, "ipybox.sandbox.launcher")
             process = WallProcess(
                 self._plan,
                 [*command, "--single", *(str(fd) for fd in inherited)],
@@ -300,7 +339,7 @@ class SeparateWalls:
         task = asyncio.get_running_loop().create_task(self._forget(process))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return lead
+        return Launched(lead, lambda: process.last_lines)
 
     async def close(self) -> None:
         """Ends all of them."""
@@ -309,6 +348,22 @@ class SeparateWalls:
     async def _forget(self, process: WallProcess) -> None:
         await process.ended()
         self._processes.discard(process)
+
+
+async def _readable(fd: int) -> None:
+    """Waits until a descriptor can be read; a pidfd can when its process is gone."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def on_ready() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, on_ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
 
 
 def _masked_proc() -> Iterator[Mount]:
@@ -323,26 +378,30 @@ def _masked_proc() -> Iterator[Mount]:
 def _command(plan: WallPlan, argv: Sequence[str], *, as_pid_1: bool) -> tuple[list[str], list[int]]:
     """The command that builds a wall, and descriptors that it needs and that the caller closes."""
     if plan.uid is None:
-        command = plan.bubblewrap.command(plan.view, argv=argv, as_pid_1=as_pid_1)
+        command = plan.bubblewrap.command(plan.view, argv=argv, as_pid_1=as_pid_1, read_only_proc=as_pid_1)
         return list(command.argv), list(command.pass_fds)
     read, write = _to_stage(plan.view)
     places = staging.staged([*read, *write])
     sources = {
         m.source: staging.locate(m.source, places) for m in plan.view.mounts if m.kind in ("read", "write") and m.source
     }
-    command = plan.bubblewrap.command(plan.view, argv=argv, as_pid_1=as_pid_1, sources=sources)
-    steps = staging.Staging(read=read, write=write, uid=plan.uid, argv=command.argv)
+    command = plan.bubblewrap.command(plan.view, argv=argv, as_pid_1=as_pid_1, read_only_proc=as_pid_1, sources=sources)
+    steps = staging.Staging(read=read, write=write, uid=plan.uid, argv=command.argv, opened=command.opened)
     fd = memory_file(steps.to_json())
-    return [*staging.command(plan.python, plan.package_parent), str(fd)], [*command.pass_fds, fd]
+    return bootstrap.command(plan.python, "ipybox.sandbox.staging", str(fd)), [*command.pass_fds, fd]
 
 
 def _to_stage(view: View) -> tuple[list[str], list[str]]:
     """The outermost sources of a view that root has to lend to somebody else: to read, and to write."""
     wanted = {m.source: m.kind for m in reversed(view.mounts) if m.kind in ("read", "write") and m.source}
-    outermost: dict[str, str] = {}
+    read: list[str] = []
+    write: list[str] = []
     for path in sorted(wanted):
-        inside = any(path.startswith(other.rstrip("/") + "/") for other in (*_SYSTEM, *outermost))
-        if path not in _SYSTEM and not inside:
-            outermost[path] = wanted[path]
-    read = [path for path, kind in outermost.items() if kind == "read"]
-    return read, [path for path, kind in outermost.items() if kind == "write"]
+        if any(path == each or path.startswith(f"{each}/") for each in (*_SYSTEM, *write)):
+            continue
+        # What can be written lies in a mount of its own, so that the one around it is read-only for everybody.
+        if wanted[path] == "write":
+            write.append(path)
+        elif not any(path.startswith(f"{each}/") for each in read):
+            read.append(path)
+    return read, write
