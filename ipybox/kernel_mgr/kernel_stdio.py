@@ -147,7 +147,7 @@ class OutputLog:
         known = len(self._captures)
         if self._captures:
             # Made now, for this thread: user code may use up all descriptors later.
-            _ = getattr(self._captures[0].stream.pub_thread, "_event_pipe", None)
+            _ = getattr(getattr(self._captures[0].stream, "pub_thread", None), "_event_pipe", None)
         while self._captures:
             if len(self._captures) != known:
                 known = len(self._captures)

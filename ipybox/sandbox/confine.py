@@ -56,9 +56,28 @@ _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x1 | 0x40
 
 MASKED: Final = (
-    "acpi", "cmdline", "diskstats", "interrupts", "partitions", "kcore", "keys", "key-users", "kmsg", "latency_stats", "modules", "sched_debug", "scsi",
-    "timer_list", "kallsyms", "kpagecount", "kpageflags", "kpagecgroup", "vmallocinfo", "slabinfo", "sysrq-trigger",
-)  # fmt: skip
+    "acpi",
+    "cmdline",
+    "diskstats",
+    "interrupts",
+    "kallsyms",
+    "kcore",
+    "key-users",
+    "keys",
+    "kmsg",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "latency_stats",
+    "modules",
+    "partitions",
+    "sched_debug",
+    "scsi",
+    "slabinfo",
+    "sysrq-trigger",
+    "timer_list",
+    "vmallocinfo",
+)
 """What nobody inside needs of /proc and what tells about the host; after Docker's list."""
 FROZEN: Final = ("bus", "fs", "irq", "sys")
 

@@ -36,6 +36,8 @@ log = logging.getLogger("ipybox.sandbox")
 
 _DATA_HEADROOM = 512 * 1024 * 1024
 """Room for the stacks of threads, which count as data though they are hardly used."""
+_PATIENCE = 5
+_PATIENCE_SECONDS = 0.1
 _PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
@@ -190,6 +192,10 @@ class Supervisor:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def guard(self, pid: int, limit: int, on_excess: Callable[[int], None]) -> None:
+        """Keeps a process that is not one of ours, and that starts none, within its memory."""
+        self._guard.add(Guarded(pid, 0, limit, on_excess))
+
     async def finish(self, sandboxed: SandboxedProgram, tag: str) -> ExitStatus:
         """Waits for a program's end, keeping it within its memory meanwhile, and says how it ended."""
         verdict: ExitStatus | None = None
@@ -255,13 +261,24 @@ class Supervisor:
         for wall in (NestedWall(self._plan), SeparateWalls(self._plan)):
             try:
                 await wall.open()
-                await self._try(wall)
+                await self._try_patiently(wall, after_another=bool(reasons))
                 return wall
             except ProgramStartError as error:
                 reasons.append(f"{wall.name}: {error}")
                 log.info("not possible here: %s", reasons[-1])
                 await wall.close()
         raise diagnosis.unavailable(reasons)
+
+    async def _try_patiently(self, wall: Wall, *, after_another: bool) -> None:
+        """Linux counts the namespaces of the wall before as used for a moment after its end."""
+        for _ in range(_PATIENCE if after_another else 0):
+            try:
+                return await self._try(wall)
+            except ProgramStartError as error:
+                if "ENOSPC" not in str(error):
+                    raise
+            await asyncio.sleep(_PATIENCE_SECONDS)
+        await self._try(wall)
 
     async def _try(self, wall: Wall) -> None:
         """Runs nothing in a sandbox of its own, with every step that a real program takes."""

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
+from ipybox.process import warden
 from ipybox.sandbox import bubblewrap, packages, staging
 from ipybox.sandbox.policy import SandboxPolicy
 from ipybox.sandbox.service import Service
@@ -57,6 +58,7 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
     try:
         async with Supervisor(settings.policy, plan, refresh=look, learn=settings.learn) as supervisor:
             service = Service(supervisor, control)
+            guard_client(supervisor, client)
             _announce(ready_fd, walls=supervisor.tier)
             os.close(ready_fd)
             ended = asyncio.ensure_future(client.ended())
@@ -70,6 +72,18 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
             return ended.result()
     finally:
         await client.kill()
+
+
+def guard_client(supervisor: Supervisor, client: WallProcess) -> None:
+    """The client reads what programs send; should they fill it up, it goes and not the machine."""
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+    def on_excess(used: int) -> None:
+        log.warning("the gateway is ended: it uses %d bytes, the limit is %d", used, limit)
+        client.terminate()
+
+    for pid in warden.descendants(client.pid, warden.parents()):
+        supervisor.guard(pid, limit, on_excess)
 
 
 async def install_packages(settings: SupervisorSettings, prefix: str) -> None:

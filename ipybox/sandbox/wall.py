@@ -159,6 +159,11 @@ class WallProcess:
         """Waits for its end; returns its exit code."""
         return await asyncio.shield(self._ended)
 
+    def terminate(self) -> None:
+        """Ends it and everything behind it, and does not wait."""
+        if not self.is_over:
+            self._process.send_signal(signal.SIGKILL)
+
     async def kill(self) -> None:
         """Ends it and everything behind it, and waits for that."""
         if not self.is_over:

@@ -37,7 +37,7 @@ NAMED_FILTERS = {
 }
 FILTERS = [
     Filter(**dict(zip(Filter.__dataclass_fields__, each, strict=True)))
-    for each in itertools.product([False, True], repeat=5)
+    for each in itertools.product([False, True], repeat=6)
 ]
 
 # ---- what we expect, by name; numbers as in the kernel's own tables ------------------------------------------------
@@ -61,21 +61,22 @@ FORBIDDEN = """
 """
 NAMESPACES = "setns 308 268, sethostname 170 161, unshare 272 97"
 MISSING = "_sysctl 156 -, clone3 435 435, listmount 458 458, openat2 437 437, statmount 457 457"
+UNCOUNTED = "memfd_create 319 279, msgget 68 186, semget 64 190, shmget 29 194"
 START = "execve 59 221, execveat 322 281"
 JUDGED = """
     chmod 90 -, clone 56 220, creat 85 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, ioctl 16 29, mknod 133 -,
     mknodat 259 33, open 2 -, openat 257 56, personality 135 92, prctl 157 167, seccomp 317 277, socket 41 198,
-    socketpair 53 199
+    socketpair 53 199, fcntl 72 25, sendto 44 206, sendmsg 46 211, sendmmsg 307 269
 """
 NEEDED = """
     accept4 288 242, arch_prctl 158 -, brk 12 214, capget 125 90, close_range 436 436, copy_file_range 326 285,
-    dup3 292 24, epoll_pwait 281 22, exit_group 231 94, faccessat2 439 439, fcntl 72 25, file_setattr 469 469,
+    dup3 292 24, epoll_pwait 281 22, exit_group 231 94, faccessat2 439 439, file_setattr 469 469,
     fork 57 -, futex 202 98, futex_waitv 449 449, get_mempolicy 239 236, getrandom 318 278, inotify_init1 294 26,
     kill 62 129, landlock_create_ruleset 444 444, landlock_restrict_self 446 446, mbind 237 235, membarrier 324 283,
-    memfd_create 319 279, mkdirat 258 34, mlock 149 228, mmap 9 222, mprotect 10 226, mseal 462 462, pidfd_open 434 434,
+    mkdirat 258 34, mlock 149 228, mmap 9 222, mprotect 10 226, mseal 462 462, pidfd_open 434 434,
     pidfd_send_signal 424 424, pipe2 293 59, ppoll 271 73, prlimit64 302 261, read 0 63, renameat2 316 276,
-    rseq 334 293, rt_sigreturn 15 139, sched_setaffinity 203 122, sendmsg 46 211, set_mempolicy 238 237,
-    setxattr 188 5, setxattrat 463 463, shmget 29 194, splice 275 76, statx 332 291, symlinkat 266 36, tgkill 234 131,
+    rseq 334 293, rt_sigreturn 15 139, sched_setaffinity 203 122, set_mempolicy 238 237,
+    setxattr 188 5, setxattrat 463 463, splice 275 76, statx 332 291, symlinkat 266 36, tgkill 234 131,
     vfork 58 -, vmsplice 278 75, wait4 61 260, write 1 64
 """
 
@@ -91,7 +92,7 @@ def names(text: str) -> frozenset[str]:
     return frozenset(name for name, _ in rows(text))
 
 
-TABLE = dict(rows(",".join([MOUNTS, FORBIDDEN, NAMESPACES, MISSING, START, JUDGED])))
+TABLE = dict(rows(",".join([MOUNTS, FORBIDDEN, NAMESPACES, MISSING, UNCOUNTED, START, JUDGED])))
 NAME_OF = {machine: {each[machine]: name for name, each in TABLE.items() if machine in each} for machine in ARCHES}
 ASSIGNED = {
     "x86_64": {*range(0, 337), *range(424, 470)},
@@ -110,6 +111,8 @@ def expected(filter: Filter, machine: str, arch: int, number: int, arguments: tu
         return ALLOW if number in ASSIGNED[machine] else ENOSYS
     if name in names(MISSING):
         return ENOSYS
+    if name in names(UNCOUNTED):
+        return ALLOW if filter.uncounted_memory else ENOSYS
     if name in names(FORBIDDEN):
         return EPERM
     if name in names(MOUNTS) or name in names(NAMESPACES):
@@ -147,10 +150,16 @@ def is_bad(filter: Filter, name: str, low: list[int]) -> bool:
             return low[0] not in {0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF}
         case "prctl":
             return low[0] == 35
+        case "fcntl":
+            return low[1] == 1024
+        case "sendto" | "sendmmsg":
+            return low[3] & 0x20000000 != 0
+        case "sendmsg":
+            return low[2] & 0x20000000 != 0
         case "seccomp":
             return low[1] & 8 != 0
         case "socketpair":
-            return low[0] != 1
+            return low[0] != 1 or not (filter.unix_sockets or low[1] & 15 in {1, 5})
         case "socket":
             match low[0]:
                 case 1:
