@@ -28,17 +28,37 @@ def packet_pair() -> tuple[int, int]:
     return one.detach(), other.detach()
 
 
+_Key = tuple[asyncio.AbstractEventLoop, int]
+_waiting: dict[_Key, list[asyncio.Future[None]]] = {}
+
+
 async def writable(sock: socket.socket) -> None:
-    """Waits until a socket takes more."""
+    """Waits until a socket takes more. Any number of tasks may wait for the same one."""
     loop = asyncio.get_running_loop()
+    key = loop, sock.fileno()
     ready: asyncio.Future[None] = loop.create_future()
-
-    def on_ready() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_writer(sock.fileno(), on_ready)
+    waiting = _waiting.setdefault(key, [])
+    waiting.append(ready)
+    if len(waiting) == 1:
+        loop.add_writer(key[1], _wake, key)
     try:
         await ready
     finally:
-        loop.remove_writer(sock.fileno())
+        if ready in waiting:
+            waiting.remove(ready)
+            if not waiting:
+                _forget(key)
+
+
+def _wake(key: _Key) -> None:
+    for ready in _forget(key):
+        if not ready.done():
+            ready.set_result(None)
+
+
+def _forget(key: _Key) -> list[asyncio.Future[None]]:
+    loop, fd = key
+    loop.remove_writer(fd)
+    waiting = _waiting.pop(key, [])
+    woken, waiting[:] = list(waiting), []
+    return woken

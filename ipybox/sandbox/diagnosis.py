@@ -42,10 +42,13 @@ _SYMPTOMS = (
         "root has no CAP_SYS_ADMIN here",
         ("run ipybox as a plain user", "Docker, Podman: --cap-add SYS_ADMIN"),
     ),
-    _Symptom(
-        ("ENOSPC",),
-        "the limit of user namespaces is reached, or they are switched off (user.max_user_namespaces)",
-        ("sysctl -w user.max_user_namespaces=15000",),
+    *(
+        _Symptom(
+            said,
+            "the limit of user namespaces is reached, or they are switched off (user.max_user_namespaces)",
+            ("sysctl -w user.max_user_namespaces=15000",),
+        )
+        for said in (("ENOSPC",), ("unshare", "No space left on device"))
     ),
 )
 _SYSCTLS = (

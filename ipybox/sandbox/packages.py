@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from ipybox.sandbox.policy import FilesystemPolicy, NetworkPolicy, Packages, San
 PYPI = "https://pypi.org/simple"
 PYPI_FILES = "files.pythonhosted.org"
 _LINES = 30
-_TAIL_BYTES = 65536
+_LINE_BYTES = 2000
 
 
 def site_directories(prefix: str) -> list[str]:
@@ -109,19 +110,27 @@ def installation(packages: Packages, python: str, prefix: str, certificates: Map
 
 
 async def last_lines(fd: int) -> list[str]:
-    """Reads all that comes from a pipe, which it takes over, and returns the last lines."""
+    """Reads all that comes from a pipe, which it takes over, and returns the last lines, cut where they are long."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
-    tail = b""
+    lines: deque[str] = deque(maxlen=_LINES)
+    rest = b""
     with os.fdopen(fd, "rb") as pipe:
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         try:
             while data := await reader.read(65536):
-                tail = (tail + data)[-_TAIL_BYTES:]
+                *whole, last = data.split(b"\n")
+                for line in whole:
+                    lines.append(_text(rest + line))
+                    rest = b""
+                rest = (rest + last)[:_LINE_BYTES]
         finally:
             transport.close()
-    lines = tail.decode("utf-8", "replace").splitlines()[-_LINES:]
-    return [line.rstrip()[:2000] for line in lines]
+    return [*lines, *([_text(rest)] if rest else [])][-_LINES:]
+
+
+def _text(line: bytes) -> str:
+    return line[:_LINE_BYTES].decode("utf-8", "replace").rstrip()
 
 
 def failure(packages: Packages, ending: str, lines: list[str]) -> ProgramStartError:

@@ -65,7 +65,9 @@ class Staging:
     @classmethod
     def from_json(cls, text: str) -> Staging:
         """Reads what :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
+        data = json.loads(text)
+        data["opened"] = tuple((path, number) for path, number in data["opened"])
+        return cls(**data)
 
 
 def sandbox_uid(uid_map: str | None = None) -> int | None:

@@ -80,7 +80,7 @@ class Supervisor:
         self._audit: Audit | None = None
         self._proxy: EgressProxy | None = None
         self._wall: Wall | None = None
-        self._identities: dict[str, tuple[int, int]] = {}
+        self._identities: dict[str, tuple[int, int, int]] = {}
         self._retired: set[Wall] = set()
         self._renewing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -257,7 +257,7 @@ class Supervisor:
 
     async def _build(self) -> Wall:
         """The best wall that stands up to a trial."""
-        reasons = []
+        reasons: list[str] = []
         for wall in (NestedWall(self._plan), SeparateWalls(self._plan)):
             try:
                 await wall.open()
@@ -300,14 +300,17 @@ class Supervisor:
             await self.on_egress(event)
 
 
-def identities(view: View) -> dict[str, tuple[int, int]]:
-    """What exactly is covered or bound in writable places: a file that takes its name is another one."""
+def identities(view: View) -> dict[str, tuple[int, int, int]]:
+    """What exactly is covered or bound in writable places: a file that takes its name is another one.
+
+    Its number alone does not tell: it may be given to the next file. So the time of the last change counts as well.
+    """
     found = {}
     for mount in view.mounts:
         if mount.kind in ("read", "mask_dir", "mask_file") and is_below(mount.target, view.write_roots):
             with suppress(OSError):
                 status = os.lstat(mount.target)
-                found[mount.target] = status.st_dev, status.st_ino
+                found[mount.target] = status.st_dev, status.st_ino, status.st_ctime_ns
     return found
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
 from ipybox.process import warden
-from ipybox.sandbox import bubblewrap, packages, staging
+from ipybox.sandbox import bubblewrap, diagnosis, packages, staging
 from ipybox.sandbox.policy import SandboxPolicy
 from ipybox.sandbox.service import Service
 from ipybox.sandbox.settings import SANDBOX_WARNING, SupervisorSettings
@@ -49,15 +49,16 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
         client_plan,
         settings.client_argv,
         settings.client_fds,
-        name="gateway",
+        name="",
         env=settings.client_env,
-        stderr=2,
     )
     for fd in settings.client_fds:
         os.close(fd)
     try:
         async with Supervisor(settings.policy, plan, refresh=look, learn=settings.learn) as supervisor:
             service = Service(supervisor, control)
+            if client.is_over and "bwrap: " in client.last_lines:
+                raise diagnosis.unavailable([f"the gateway's wall: {client.last_lines}"])
             guard_client(supervisor, client)
             _announce(ready_fd, walls=supervisor.tier)
             os.close(ready_fd)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from ipybox.errors import ProgramStartError
-from ipybox.process import bootstrap
+from ipybox.process import bootstrap, warden
 from ipybox.process.descriptors import memory_file, writable
 from ipybox.sandbox import confine, staging
 from ipybox.sandbox.bubblewrap import Bubblewrap
@@ -93,9 +93,8 @@ class WallProcess:
         pass_fds: Descriptors that it inherits under the same numbers.
         as_pid_1: Whether the command is pid 1 there, instead of bubblewrap's own.
         nested: Whether it may make user namespaces of its own.
-        name: For the log.
+        name: For the log; an empty one for what writes its own.
         env: Its environment.
-        stderr: Where what it writes goes; None is to us.
     """
 
     def __init__(
@@ -107,10 +106,9 @@ class WallProcess:
         as_pid_1: bool = False,
         name: str,
         env: dict[str, str] | None = None,
-        stderr: int | None = None,
     ) -> None:
         self._lines: deque[str] = deque(maxlen=30)
-        self._name = name
+        self._prefix = f"{name}: " if name else ""
         self._loop = asyncio.get_running_loop()
         command, fds = _command(plan, argv, as_pid_1=as_pid_1)
         read, write = os.pipe()
@@ -118,8 +116,8 @@ class WallProcess:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL if stderr is None else stderr,
-                stderr=write if stderr is None else stderr,
+                stdout=subprocess.DEVNULL,
+                stderr=write,
                 env=_ENVIRONMENT if env is None else env,
                 cwd="/",
                 pass_fds=[*fds, *pass_fds],
@@ -185,7 +183,7 @@ class WallProcess:
                 return
             for line in data.decode("utf-8", "replace").splitlines():
                 self._lines.append(line[:2000])
-                log.info("%s: %s", self._name, line[:2000])
+                log.info("%s%s", self._prefix, line[:2000])
 
     def _gone(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -347,12 +345,25 @@ class SeparateWalls:
         return Launched(lead, lambda: process.last_lines)
 
     async def close(self) -> None:
-        """Ends all of them."""
+        """Ends all of them, and waits until nothing of them is left."""
+        tree = warden.parents()
+        below = [pid for process in self._processes for pid in warden.descendants(process.pid, tree)]
+        watched = [pidfd for pid in below if (pidfd := _pidfd(pid)) is not None]
         await asyncio.gather(*(process.kill() for process in list(self._processes)))
+        for pidfd in watched:
+            await _readable(pidfd)
+            os.close(pidfd)
 
     async def _forget(self, process: WallProcess) -> None:
         await process.ended()
         self._processes.discard(process)
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
 
 
 async def _readable(fd: int) -> None:

@@ -83,7 +83,7 @@ confine.limit_resources(processes=9999, open_files=5000, cpu_time=7, file_size=1
     look = (
         "print(*[r.getrlimit(getattr(r, 'RLIMIT_' + n)) for n in ('NOFILE', 'CPU', 'FSIZE', 'DATA', 'CORE')], sep='')"
     )
-    assert "".join(after(steps, look)) == f"(100,100)(7,7)(11,11)({2**30},{2**30})(0,0)"
+    assert "".join(after(steps, look)) == f"(100,100)(7,8)(11,11)({2**30},{2**30})(1,1)"
 
 
 def test_what_is_not_limited_stays_as_it_was() -> None:

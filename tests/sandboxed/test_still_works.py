@@ -52,7 +52,7 @@ async def kernel_id(gateway: KernelGateway) -> str:
 FORK_SERVER = (
     "import multiprocessing as m\nwith m.get_context('forkserver').Pool(2) as pool: print(pool.map(abs, [-1]))"
 )
-"""Needs Unix sockets; from Python 3.14 on it is the default, and a sandbox without them goes back to the one before."""
+"""Needs Unix sockets. It is the default from Python 3.14 on; a sandbox without them takes the one before."""
 
 WORKS = {
     # ---- processes
