@@ -366,13 +366,14 @@ def test_a_longer_path_decides_about_reading(place: Place) -> None:
     place.write("data/open/a", "fine")
     place.write("data/open/shut/a")
     out = place.shell(
-        "cat ../data/open/a; cat ../data/a ../data/open/shut/a; ls ../data; touch ../data/x ../data/open/x",
+        "cat ../data/open/a; cat ../data/a ../data/open/shut/a; ls ../data; touch ../data/open/x",
         FilesystemPolicy(allow_read=("~/data/open", "~/data"), deny_read=("../data", "~/data/open/shut")),
     )
     assert out.startswith("fine")
     assert "secret" not in out
     assert out.startswith("fineopen\n")
-    assert out.count("Read-only") == 2
+    assert "Read-only" in out
+    assert not (place.home / "data/open/x").exists()
 
 
 @pytest.mark.sandbox
