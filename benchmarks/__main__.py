@@ -22,7 +22,7 @@ def main() -> None:
     figures = [known[name] for name in options.only or known]
     sides = [side for side in ALL if any(side in figure.sides for figure in figures)]
     if options.no_peer:
-        sides.remove("peer")
+        sides = [side for side in sides if side != "peer"]
     rounds = options.rounds or (2 if options.quick else 5)
     before = _load()
     try:
