@@ -17,7 +17,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-NEW_TIME: Final = 0x80
 NEW_MOUNT: Final = 0x20000
 NEW_CGROUP: Final = 0x2000000
 NEW_UTS: Final = 0x4000000
@@ -36,7 +35,6 @@ MS_BIND: Final = 4096
 MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_CAPBSET_DROP = 24
@@ -260,11 +258,6 @@ def not_dumpable() -> None:
 def dumpable() -> None:
     """Undoes what a change of user or :func:`not_dumpable` did."""
     _call("dumpable", _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
-
-
-def die_with_parent(signum: int) -> None:
-    """Gets a signal when the parent ends."""
-    _call("parent death signal", _libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0))
 
 
 def process_name(name: str) -> None:
