@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ipybox.exit_status import ExitStatus
 from ipybox.process import family
+from ipybox.process.memory import resident
 
 _MEMORY_INTERVAL = 0.05
 _FAMILY_EVERY = 20
@@ -122,7 +123,7 @@ class LocalKernelProcess:
         looks = 0
         pid = self._process.pid
         while not self._over:
-            used = _resident(pid)
+            used = resident(pid)
             if looks % _FAMILY_EVERY == 0:
                 used = max(used, await asyncio.to_thread(family.memory, pid, self._kernel_id))
             if used > limit:
@@ -151,14 +152,6 @@ async def _exit_of(process: subprocess.Popen[Any]) -> None:
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)
-
-
-def _resident(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def _oom_kills() -> int:

@@ -209,7 +209,7 @@ def find(*, path: str | None = None, outside: Iterable[str] = ()) -> Bubblewrap:
         text, oldest = (".".join(map(str, each)) for each in (version, OLDEST))
         raise SandboxUnavailableError(
             f"{found} is version {text}, and {oldest} is the oldest that will do",
-            ["install a newer bubblewrap; Debian 12, Ubuntu 23.04 and Fedora 38 have one"],
+            ["install a newer bubblewrap: 0.10, or Debian 12's"],
         )
     if "--ro-bind-fd" not in _ask(found, "--help"):
         raise SandboxUnavailableError(

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ipybox.process import warden
+from ipybox.process.memory import proportional, resident
 
 log = logging.getLogger("ipybox.sandbox")
 
 _INTERVAL = 0.05
 _FAMILY_EVERY = 10
 _LARGE_FAMILY_EVERY = 2
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +94,3 @@ def _of_all(guarded: Guarded, tree: dict[int, int]) -> int:
     if used <= guarded.limit:
         return used  # at most: forks share most of theirs
     return sum(proportional(pid) for pid in pids)
-
-
-def proportional(pid: int) -> int:
-    """Bytes of memory that a process has, shared ones divided by those who share; 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
-    except (OSError, IndexError, ValueError):
-        return resident(pid)  # nobody may look closer
-    return 0
-
-
-def resident(pid: int) -> int:
-    """Bytes of memory that a process has; 0 when it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except (OSError, IndexError, ValueError):
-        return 0

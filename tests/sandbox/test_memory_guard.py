@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from ipybox.sandbox.memory_guard import Guarded, MemoryGuard, resident
+from ipybox.process.memory import resident
+from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
 
 HANG = 10.0
 MIB = 1024 * 1024
