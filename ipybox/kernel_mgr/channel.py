@@ -75,6 +75,7 @@ class KernelChannel:
         # The gateway takes each message id once.
         self._outstanding: dict[str, tuple[str, bytes]] = {}
         self.is_lost = False
+        self._progress = asyncio.Event()
 
     async def open(self) -> None:
         """Connects. Raises GatewayConnectionError, KernelNotFoundError or KernelNotReadyError."""
@@ -95,10 +96,17 @@ class KernelChannel:
         except websockets.exceptions.ConnectionClosed:
             pass  # the reader sees it as well, and sends it again
 
+    async def arrived(self, cursor: int) -> None:
+        """Waits until every message before ``cursor`` is here, or the connection is lost."""
+        while not self.is_lost and not self._closing and self.cursor is not None and self.cursor < cursor:
+            self._progress.clear()
+            await self._progress.wait()
+
     async def close(self) -> None:
         """Closes the connection."""
         self._closing = True
         self._connected.set()
+        self._progress.set()
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
@@ -128,12 +136,14 @@ class KernelChannel:
         except Exception as error:
             self.is_lost = True
             self._connected.set()
+            self._progress.set()
             self._on_lost(error)
 
     def _receive(self, data: str | bytes) -> None:
         if isinstance(data, str):
             raise ValueError("a text frame where only binary ones are sent")
         self.cursor = wire.sequence_of(data) + 1
+        self._progress.set()
         try:
             message = wire.decode(data)
         except ValueError as error:  # kernel code can send what it likes; asking again would bring the same

@@ -192,8 +192,12 @@ class GatewayKernels(AsyncMappingKernelManager):
         """Replaces the kernel's process; returns when the new one answers."""
         self._check_kernel_id(kernel_id)
         kernel, hub = self.get_kernel(kernel_id), self.hubs[kernel_id]
-        hub.kernel_restarting()
+        kernel.shutting_down = True  # its end is no death to be told of
         kernel.execution_state = "starting"
+        provisioner = kernel.own_provisioner
+        if provisioner is not None:
+            await provisioner.kill()
+        await hub.kernel_replaced(provisioner.last_words if provisioner is not None else lambda sent: [])
         await kernel.restart_kernel(now=True)
         self._open_hub(kernel_id, kernel, hub)
         try:
@@ -208,6 +212,7 @@ class GatewayKernels(AsyncMappingKernelManager):
         hub = self.hubs.get(kernel_id)
         if hub is not None:
             model["incarnation"] = hub.incarnation
+            model["journal"] = hub.journal.next
         provisioner = self._kernels[kernel_id].own_provisioner
         if provisioner is not None and provisioner.exit_status is not None:
             model["log"] = provisioner.log_tail

@@ -130,6 +130,7 @@ class KernelHub:
         self._last_streams: dict[str, bytes] = {}
         self._unanswered: dict[str, dict[str, Any]] = {}
         self._closed = False
+        self._collected = False
 
     # ---- the kernel's side ------------------------------------------------------------------------------------
 
@@ -138,6 +139,7 @@ class KernelHub:
         self._close_sockets()
         self.incarnation += 1
         self.exit_status = None
+        self._collected = False
         self._running = None
         self._running_header = {}
         self._last_streams = {}
@@ -173,11 +175,11 @@ class KernelHub:
 
     def kernel_exited(self, status: ExitStatus, log_tail: str, last_words: LastWords) -> None:
         """The process is gone. What it sent before still comes first, then what it printed and could not send."""
-        self._spawn(self._announce_exit(status, log_tail, last_words, self.incarnation))
+        self._spawn(self._announce_exit(status, log_tail, last_words))
 
-    def kernel_restarting(self) -> None:
-        """The process is about to be replaced on somebody's request."""
-        if self.exit_status is None:
+    async def kernel_replaced(self, last_words: LastWords) -> None:
+        """The process was ended on somebody's request; another one is about to take its place."""
+        if await self._collect(last_words):
             self._append_status("restarting", ExitStatus("restarted"))
         self._close_sockets()
         if self._ready.done():
@@ -296,20 +298,33 @@ class KernelHub:
         for session_id, channel, frames in waiting:
             self._send(session_id, channel, frames)
 
-    async def _announce_exit(self, status: ExitStatus, log_tail: str, last_words: LastWords, incarnation: int) -> None:
-        if self._iopub is not None and incarnation == self.incarnation:
+    async def _announce_exit(self, status: ExitStatus, log_tail: str, last_words: LastWords) -> None:
+        if not await self._collect(last_words):
+            return
+        self.exit_status = status
+        self._append_status("dead", status)
+        self._close_sockets()
+        self._waiting.clear()
+        if not self._ready.done():
+            self._ready.set_exception(KernelStartError(str(status), log_tail))
+            self._ready.exception()
+
+    async def _collect(self, last_words: LastWords) -> bool:
+        """Takes what a process that is gone had sent, and what it had printed and not sent; False if that was done."""
+        incarnation = self.incarnation
+        if self._iopub is not None:
             try:
                 async with asyncio.timeout(_LAST_WORDS):
                     await self._iopub_ended.wait()
             except TimeoutError:
                 pass
-        if self._closed or incarnation != self.incarnation:
-            return
+        if self._closed or self._collected or incarnation != self.incarnation:
+            return False
+        self._collected = True
         if self._iopub_reader is not None:
             self._iopub_reader.resume()
             while self._iopub_reader.read():
                 pass
-        self.exit_status = status
         try:
             words_left = last_words(self._sent_characters())
         except Exception:  # whatever it was: the death is announced
@@ -318,12 +333,7 @@ class KernelHub:
             words = wire.request("iopub", "stream", {"name": stream, "text": text}, session=wire.HUB_SESSION)
             words.parent = self._speaker()
             self._append("iopub", words.parts())
-        self._append_status("dead", status)
-        self._close_sockets()
-        self._waiting.clear()
-        if not self._ready.done():
-            self._ready.set_exception(KernelStartError(str(status), log_tail))
-            self._ready.exception()
+        return True
 
     def _from_iopub(self, frames: list[bytes]) -> None:
         self._heard_iopub.set()

@@ -230,6 +230,8 @@ class KernelLink:
         try:
             model = await self.api.restart(self.kernel_id)
             self._incarnation = int(model.get("incarnation", 0))
+            if self._channel is not None:  # what the old process had printed belongs to whoever waits for this
+                await self._channel.arrived(int(model.get("journal", 0)))
         except KernelStartError as error:
             raise await self._start_failure() from error
         except KernelNotFoundError:

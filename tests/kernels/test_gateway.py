@@ -491,10 +491,12 @@ async def test_stop_leaves_no_process_no_file_and_no_socket(busy: bool) -> None:
 
 
 OWNER = """
-import asyncio, json, os, sys
+import asyncio, json, os, signal, sys
 import psutil
 from ipybox.kernel_mgr.client import KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
 async def main():
     async with KernelGateway(port=0) as gateway, KernelClient(gateway.host, gateway.port) as client:
