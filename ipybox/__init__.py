@@ -23,6 +23,7 @@ _HOMES = {
     "ExitStatus": "ipybox.exit_status",
     "GatewayConnectionError": "ipybox.errors",
     "GatewayError": "ipybox.errors",
+    "GatewayFullError": "ipybox.errors",
     "GatewayStartError": "ipybox.errors",
     "ImageWriteError": "ipybox.errors",
     "InputRequest": "ipybox.outputs",
@@ -37,6 +38,7 @@ _HOMES = {
     "OutputLostError": "ipybox.errors",
     "PortInUseError": "ipybox.errors",
     "PolicyError": "ipybox.errors",
+    "PreloadError": "ipybox.errors",
     "ProgramStartError": "ipybox.errors",
     "SandboxUnavailableError": "ipybox.errors",
     "StreamOutput": "ipybox.outputs",
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from ipybox.errors import ExecutionTimeoutError as ExecutionTimeoutError
     from ipybox.errors import GatewayConnectionError as GatewayConnectionError
     from ipybox.errors import GatewayError as GatewayError
+    from ipybox.errors import GatewayFullError as GatewayFullError
     from ipybox.errors import GatewayStartError as GatewayStartError
     from ipybox.errors import ImageWriteError as ImageWriteError
     from ipybox.errors import IpyboxError as IpyboxError
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from ipybox.errors import OutputLostError as OutputLostError
     from ipybox.errors import PolicyError as PolicyError
     from ipybox.errors import PortInUseError as PortInUseError
+    from ipybox.errors import PreloadError as PreloadError
     from ipybox.errors import ProgramStartError as ProgramStartError
     from ipybox.errors import SandboxUnavailableError as SandboxUnavailableError
     from ipybox.exit_status import ExitStatus as ExitStatus

@@ -64,6 +64,15 @@ def position(name: str, value: Any) -> int:
     return value
 
 
+def count(name: str, value: Any, minimum: int) -> int:
+    """How many of something."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return value
+
+
 def size(name: str, value: Any, minimum: int) -> int:
     """A number of bytes."""
     if not isinstance(value, int) or isinstance(value, bool):

@@ -10,8 +10,10 @@
     │   └── KernelDiedError       a kernel is gone, and its variables with it
     ├── GatewayError
     │   ├── GatewayStartError     the gateway process did not come up
-    │   │   └── PortInUseError    somebody else listens there
-    │   └── GatewayConnectionError  nothing usable answers at an address
+    │   │   ├── PortInUseError    somebody else listens there
+    │   │   └── PreloadError      a module can't be imported once for all kernels
+    │   ├── GatewayConnectionError  nothing usable answers at an address
+    │   └── GatewayFullError      a gateway starts no more kernels for the moment
     ├── ConnectionLostError       the connection broke while code was running
     ├── OutputLostError           output can't be delivered any more, and this says so
     │   └── ExecutionNotFoundError  no journal of that execution is kept
@@ -152,6 +154,19 @@ class PortInUseError(GatewayStartError):
         )
 
 
+class PreloadError(GatewayStartError):
+    """A module that was to be imported once, for all kernels of a gateway, can't be.
+
+    Attributes:
+        module: Its name.
+        reason: What happened.
+    """
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(f"preload {module!r}: {reason}; without it in `preload`, kernels import it themselves")
+        self.module, self.reason = module, reason
+
+
 class GatewayConnectionError(GatewayError):
     """Nothing usable answers at an address.
 
@@ -163,6 +178,20 @@ class GatewayConnectionError(GatewayError):
     def __init__(self, address: str, reason: str) -> None:
         self.address, self.reason = address, reason
         super().__init__(f"can't use the gateway at {address}: {reason}")
+
+
+class GatewayFullError(GatewayError):
+    """A gateway starts no more kernels for the moment.
+
+    Attributes:
+        address: The gateway.
+        reason: What there is no more of.
+        retry_after: Seconds after which to try again.
+    """
+
+    def __init__(self, address: str, reason: str, retry_after: float) -> None:
+        self.address, self.reason, self.retry_after = address, reason, retry_after
+        super().__init__(f"the gateway at {address} is full: {reason}; try again in {retry_after:g} s")
 
 
 class ConnectionLostError(IpyboxError):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 import os
 import shutil
 import signal
 import socket
 from collections.abc import Awaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jupyter_server.services.kernels.websocket import KernelWebsocketHandler
@@ -23,12 +24,16 @@ from kernel_gateway.jupyter_websocket import JupyterWebsocketPersonality
 from tornado import httpserver, web
 
 from ipybox import __version__
+from ipybox.errors import PreloadError
 from ipybox.kernel_mgr import wire
 from ipybox.kernel_mgr.connection import JournalConnection
-from ipybox.kernel_mgr.gateway_kernels import GatewayKernels, KernelSpecs
+from ipybox.kernel_mgr.gateway_kernels import FullHTTPError, GatewayKernels, KernelSpecs
 from ipybox.kernel_mgr.settings import GatewaySettings
 from ipybox.sandbox import confine, landlock, seccomp
 from ipybox.sandbox.supervision import SupervisorLink
+
+if TYPE_CHECKING:
+    from ipybox.kernel_mgr.forked_kernels import ForkedKernels
 
 PING_SECONDS = 30
 """How often a client is asked whether it is still there, and how long it may take to answer."""
@@ -61,6 +66,13 @@ class Guard:
             raise web.HTTPError(401, "a valid token is required")
         result: Awaitable[None] | None = super().prepare()  # type: ignore[misc]
         return result
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Tells who is refused for now when to come back."""
+        error = (kwargs.get("exc_info") or (None, None))[1]
+        if isinstance(error, FullHTTPError):
+            self.set_header("Retry-After", str(error.retry_after))  # type: ignore[attr-defined]
+        super().write_error(status_code, **kwargs)  # type: ignore[misc]
 
     def set_default_headers(self) -> None:
         """Says what this is, so that a client can tell it from any other server."""
@@ -132,6 +144,7 @@ class Gateway(KernelGatewayApp):
     name = "ipybox-gateway"
     settings: GatewaySettings
     supervisor: SupervisorLink | None = None
+    forked: ForkedKernels | None = None
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """Reads no configuration file: all settings come from the owner, and others could write one."""
@@ -157,11 +170,19 @@ class Gateway(KernelGatewayApp):
         self.http_server.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
 
-    def write_ready(self) -> None:
-        """Tells the owner that requests are answered from now on."""
+    async def become_ready(self) -> None:
+        """Tells the owner that requests are answered from now on, or why not."""
         if self.settings.supervisor_fd is not None:
             self._enter_sandbox(self.settings.supervisor_fd)
-        os.write(self.settings.ready_fd, b'{"gateway": true}\n')
+        facts: dict[str, Any] = {"gateway": True}
+        if self.forked is not None:
+            try:
+                await self.forked.wait_ready()
+                facts["cold"] = self.forked.cold
+            except PreloadError as error:
+                facts = {"preload": [error.module, error.reason]}
+        self.kernel_manager.open()
+        os.write(self.settings.ready_fd, json.dumps(facts).encode() + b"\n")
         os.close(self.settings.ready_fd)
 
     def _enter_sandbox(self, fd: int) -> None:
@@ -186,10 +207,13 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-def main(arguments: list[str]) -> None:
-    """Entry point of the gateway process; the argument is the descriptor with the settings."""
-    with os.fdopen(int(arguments[0]), encoding="utf-8") as file:
-        settings = GatewaySettings.from_json(file.read())
+def main(settings: GatewaySettings, forked: ForkedKernels | None) -> None:
+    """Runs the gateway.
+
+    Args:
+        settings: See there.
+        forked: What kernels are forked from, if they are.
+    """
     for name, value in _jupyter_environment(settings).items():
         os.environ[name] = value
     if settings.supervisor_fd is not None:
@@ -206,13 +230,18 @@ def main(arguments: list[str]) -> None:
         answer_yes=True,
     )
     app.settings = settings
+    app.forked = forked
     # Behind a wall there is no working directory for us; kernels have one.
     app.config.GatewayKernels.root_dir = settings.working_dir if settings.supervisor_fd is None else settings.run_dir
     app.initialize([])
     signal.signal(signal.SIGTERM, app._signal_stop)
-    app.io_loop.add_callback(app.write_ready)
+    app.io_loop.add_callback(app.become_ready)
     warden = os.getppid()
-    app.start()
+    try:
+        app.start()
+    finally:
+        if forked is not None:
+            forked.close()
     if os.getppid() != warden:
         shutil.rmtree(settings.run_dir, ignore_errors=True)  # the warden was killed; this was its job
 

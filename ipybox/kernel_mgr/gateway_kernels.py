@@ -5,28 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zmq
 from jupyter_client.ioloop import AsyncIOLoopKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-from jupyter_client.manager import in_pending_state
 from jupyter_server._tz import utcnow
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado import web
 
 from ipybox.errors import KernelStartError
 from ipybox.exit_status import ExitStatus
+from ipybox.kernel_mgr.admission import Admission, FullError
 from ipybox.kernel_mgr.black_box import OWN_KERNEL
 from ipybox.kernel_mgr.connection import JournalConnection
+from ipybox.kernel_mgr.gateway_start import kernel_argv
 from ipybox.kernel_mgr.hub import KernelHub
+from ipybox.kernel_mgr.kernel_pool import KernelPool
 from ipybox.kernel_mgr.provisioner import IpyboxProvisioner
 from ipybox.kernel_mgr.settings import GatewaySettings
 from ipybox.sandbox.supervision import SupervisorLink
 
 if TYPE_CHECKING:
+    from ipybox.kernel_mgr.forked_kernels import ForkedKernels
     from ipybox.kernel_mgr.seatbelt_kernels import SeatbeltKernels
 
 KERNEL_NAME = "ipybox"
@@ -53,7 +57,7 @@ class KernelSpecs(KernelSpecManager):
 def own_kernel_spec() -> KernelSpec:
     """ipybox's kernel in the gateway's own Python."""
     return KernelSpec(
-        argv=[sys.executable, "-P", "-m", "ipybox.kernel_mgr.kernel_app", "-f", "{connection_file}"],
+        argv=list(kernel_argv()),
         display_name=f"Python {sys.version_info[0]} (ipybox)",
         language="python",
         resource_dir=str(Path(__file__).parent),
@@ -90,9 +94,36 @@ class GatewayKernelManager(AsyncIOLoopKernelManager):
         """The provisioner, if it is ours."""
         return self.provisioner if isinstance(self.provisioner, IpyboxProvisioner) else None
 
-    @in_pending_state  # type: ignore[untyped-decorator]
+    _ready: asyncio.Future[None] | None
+
+    async def _async_start_kernel(self, **kwargs: Any) -> None:
+        """Starts the kernel."""
+        async with self._pending():
+            await AsyncIOLoopKernelManager._async_start_kernel.__wrapped__(self, **kwargs)
+
+    start_kernel = _async_start_kernel
+
+    @asynccontextmanager
+    async def _pending(self) -> AsyncIterator[None]:
+        """The kernel is about to change; like jupyter_client's ``in_pending_state``, which sleeps for 10 ms as well."""
+        ready = self._ready = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        except BaseException as error:
+            ready.set_exception(error if isinstance(error, Exception) else KernelStartError("it was given up"))
+            ready.exception()  # whoever waits gets it; nobody has to
+            self.log.error("kernel %s: %s", self.kernel_id, error)
+            raise
+        ready.set_result(None)
+
     async def _async_shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """Ends the kernel: politely when it is idle, by force when it is busy or does not listen."""
+        async with self._pending():
+            await self._end(now=now, restart=restart)
+
+    shutdown_kernel = _async_shutdown_kernel
+
+    async def _end(self, *, now: bool, restart: bool) -> None:
         self.shutting_down = True
         provisioner = self.own_provisioner
         if self.has_kernel and provisioner is not None:
@@ -109,10 +140,16 @@ class GatewayKernelManager(AsyncIOLoopKernelManager):
             with suppress(FileNotFoundError):
                 os.unlink(f"{self.ip}-forks")  # jupyter_client knows only its own five
 
-    shutdown_kernel = _async_shutdown_kernel
-
     def _long_id(self) -> str:
         return str(os.path.splitext(os.path.basename(self.connection_file))[0].removeprefix("kernel-"))
+
+
+class FullHTTPError(web.HTTPError):
+    """No kernel can be started now: ``503`` with a ``Retry-After`` header."""
+
+    def __init__(self, error: FullError) -> None:
+        super().__init__(503, error.reason, reason="Full")
+        self.retry_after = error.retry_after
 
 
 class GatewayKernels(AsyncMappingKernelManager):
@@ -136,6 +173,11 @@ class GatewayKernels(AsyncMappingKernelManager):
         self._abandoned: dict[str, asyncio.TimerHandle] = {}
         self._seatbelt: SeatbeltKernels | None = None
         self._farewells: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[None]] = set()
+        self._admission = Admission(
+            self._count, max_kernels=self.settings.max_kernels, at_once=max(2, os.cpu_count() or 1)
+        )
+        self._pool = KernelPool(self.settings.pool_size, self._start_for_pool, self._is_good, self._end_unused)
 
     @property
     def supervisor(self) -> SupervisorLink | None:
@@ -150,6 +192,12 @@ class GatewayKernels(AsyncMappingKernelManager):
         return link
 
     @property
+    def forked(self) -> ForkedKernels | None:
+        """What kernels without a sandbox are forked from; None when each is executed."""
+        forked: ForkedKernels | None = self.parent.forked
+        return forked
+
+    @property
     def seatbelt(self) -> SeatbeltKernels | None:
         """Who confines kernels on macOS; None when they have no sandbox, or another one."""
         if self.settings.seatbelt is not None and self._seatbelt is None:
@@ -161,6 +209,80 @@ class GatewayKernels(AsyncMappingKernelManager):
 
     def _kernel_manager_class_default(self) -> str:
         return f"{__name__}.GatewayKernelManager"
+
+    def open(self) -> None:
+        """Begins to keep kernels ready."""
+        self._pool.open()
+
+    async def start_kernel(self, *, kernel_id: str | None = None, path: str | None = None, **kwargs: Any) -> str:
+        """Starts a kernel, or gives away one that is up; returns its id.
+
+        Raises:
+            FullHTTPError: Not now.
+        """
+        is_any = kernel_id is None and path is None and not kwargs.get("env")
+        if is_any and kwargs.get("kernel_name") in (None, self.default_kernel_name):
+            pooled = await self._pool.take()
+            if pooled is not None:
+                self._expect_connection(pooled)
+                return pooled
+        try:
+            self._admission.check()
+        except FullError as error:
+            raise FullHTTPError(error) from error
+        started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        task = asyncio.get_running_loop().create_task(
+            self._start_in_turn(started, kernel_id=kernel_id, path=path, **kwargs)
+        )
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+        return await asyncio.shield(started)
+
+    async def _start_in_turn(self, started: asyncio.Future[str], **kwargs: Any) -> None:
+        """Starts a kernel when it is its turn, and holds its place until it answers: until then it takes the most."""
+        try:
+            async with self._admission.slot():
+                kernel_id: str = await super().start_kernel(**kwargs)
+                if not started.done():
+                    started.set_result(kernel_id)
+                hub = self.hubs.get(kernel_id)
+                if hub is not None:
+                    with suppress(KernelStartError):
+                        await hub.wait_ready(self.kernel_info_timeout)
+        except Exception as error:
+            if not started.done():
+                started.set_exception(error)
+                started.exception()  # whoever waits gets it; nobody has to
+
+    def _count(self) -> int:
+        return len(self._kernels.keys() | self._pending_kernels.keys())
+
+    async def _start_for_pool(self) -> str:
+        self._admission.check()
+        started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        await self._start_in_turn(started, kernel_name=self.default_kernel_name)
+        kernel_id = started.result()
+        self._cancel_abandonment(kernel_id)
+        if not await self._is_good(kernel_id):
+            await self._end_unused(kernel_id)
+            raise KernelStartError("it did not come up")
+        return kernel_id
+
+    async def _is_good(self, kernel_id: str) -> bool:
+        """Whether a kernel that nobody has used yet is as good as a new one."""
+        hub = self.hubs.get(kernel_id)
+        if hub is None or not hub.is_ready:
+            return False
+        provisioner = self._kernels[kernel_id].own_provisioner
+        return provisioner is None or await provisioner.is_current()
+
+    async def _end_unused(self, kernel_id: str) -> None:
+        if kernel_id in self:
+            await self.shutdown_kernel(kernel_id, now=True)
+
+    def list_kernels(self) -> list[dict[str, Any]]:
+        """Every kernel that somebody has."""
+        return [model for model in super().list_kernels() if model["id"] not in self._pool]
 
     def start_watching_activity(self, kernel_id: str) -> None:
         """A kernel was started: connects its hub."""
@@ -244,6 +366,7 @@ class GatewayKernels(AsyncMappingKernelManager):
 
     async def shutdown_everything(self) -> None:
         """Ends all kernels at once."""
+        await self._pool.close()
         ids = self.list_kernel_ids()
         await asyncio.gather(*(self.shutdown_kernel(id, now=True) for id in ids), return_exceptions=True)
         self._zmq.destroy(linger=0)
@@ -259,6 +382,7 @@ class GatewayKernels(AsyncMappingKernelManager):
                 kernel.execution_state = "dead"
                 kernel.reason = str(status)
                 self._tell_stock_connections(kernel_id)
+                self._pool.drop(kernel_id)
                 hub.kernel_exited(status, provisioner.log_tail, provisioner.last_words)
 
         provisioner.on_exit = on_exit

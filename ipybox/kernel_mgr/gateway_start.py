@@ -1,7 +1,8 @@
-"""What is run when a gateway is started. Floor: kernel_mgr."""
+"""What is run when a gateway is started, and when it starts a kernel. Floor: kernel_mgr."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 
@@ -20,3 +21,8 @@ class GatewayStart:
     env: dict[str, str]
     pass_fds: list[int]
     own_fds: list[int] = field(default_factory=list)
+
+
+def kernel_argv() -> tuple[str, ...]:
+    """The command of ipybox's own kernel, as a kernelspec writes it."""
+    return sys.executable, "-P", "-m", "ipybox.kernel_mgr.kernel_app", "-f", "{connection_file}"

@@ -165,6 +165,17 @@ class KernelHub:
         self._monitor_reader = ZmqReader(self._monitor, self._iopub_disconnected, self._loop)
         self._spawn(self._become_ready())
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the kernel answers, as far as we know."""
+        return (
+            not self._closed
+            and self.exit_status is None
+            and self._ready.done()
+            and not self._ready.cancelled()
+            and self._ready.exception() is None
+        )
+
     async def wait_ready(self, timeout: float) -> None:
         """Waits until the kernel answers and its output arrives. Raises :class:`KernelStartError`."""
         try:
@@ -240,7 +251,7 @@ class KernelHub:
 
     def greet(self, session_id: str) -> None:
         """A client is there: connects its channels, so that they are when it needs them."""
-        if not self._closed and self.exit_status is None and self._ready.done() and self._ready.exception() is None:
+        if self.is_ready:
             self._socket(session_id, "stdin")
 
     def note_egress(self, host: str, port: int, allowed: bool, reason: str) -> None:

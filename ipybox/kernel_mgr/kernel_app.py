@@ -95,6 +95,39 @@ class Shell(ZMQInteractiveShell):
     """
 
     system = InteractiveShell.system_raw
+    _is_early = False
+
+    @classmethod
+    def make_early(cls) -> None:
+        """Makes the one shell of this process before there is a kernel for it, in a Python that is to be forked."""
+        cls._is_early = True
+        try:
+            cls.instance(config=configuration(), compiler_class=Compiler, user_module=None, user_ns=None)
+        finally:
+            cls._is_early = False
+
+    def adopt(self, kernel: Kernel) -> None:
+        """The kernel is there: does what its process has to be there for."""
+        self.parent = self.kernel = kernel
+        self.profile_dir = kernel.profile_dir
+        self.ipython_dir = os.path.dirname(kernel.profile_dir.location)
+        self.init_environment()
+        self.init_virtualenv()
+
+    def init_ipython_dir(self, ipython_dir: Any) -> None:
+        """An early shell gets it with its kernel."""
+        if not self._is_early:
+            super().init_ipython_dir(ipython_dir)
+
+    def init_profile_dir(self, profile_dir: Any) -> None:
+        """An early shell gets it with its kernel."""
+        if not self._is_early:
+            super().init_profile_dir(profile_dir)
+
+    def init_virtualenv(self) -> None:
+        """An early shell must not look for packages where a kernel of before may have put some."""
+        if not self._is_early:
+            super().init_virtualenv()
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Runs one statement of a cell."""
@@ -111,7 +144,8 @@ class Shell(ZMQInteractiveShell):
         trigger = self.events.trigger
 
         def interruptible(*args: Any, **kwargs: Any) -> None:
-            with self.kernel.interrupts.user_code():
+            kernel: Kernel | None = self.kernel  # an early shell has none
+            with nullcontext() if kernel is None else kernel.interrupts.user_code():
                 trigger(*args, **kwargs)
 
         self.events.trigger = interruptible
@@ -126,7 +160,11 @@ class Kernel(IPythonKernel):
 
     def __init__(self, **kwargs: Any) -> None:
         self.interrupts = Interrupts()
+        if Shell.initialized() and _said(Shell.instance().config) != _said(kwargs["parent"].config):
+            Shell.clear_instance()  # the system's configuration of IPython says more than an early shell knew
         super().__init__(**kwargs)
+        if self.shell.kernel is not self:
+            self.shell.adopt(self)
 
     def set_parent(self, ident: Any, parent: Any, channel: str = "shell") -> None:
         """A request arrived. This comes before the kernel says that it is busy, so no interrupt is missed."""
@@ -252,6 +290,11 @@ class Kernel(IPythonKernel):
                 os.close(back)
 
 
+def _said(config: Config) -> dict[str, Any]:
+    """What a configuration says; looking for a section in one makes an empty one."""
+    return {section: said for section, said in config.items() if said}
+
+
 def _failure(name: str, value: str) -> dict[str, Any]:
     return {
         "status": "error",
@@ -317,9 +360,13 @@ class KernelApp(IPKernelApp):
 
     inherited: Inheritance | None = None
 
+    def parse_command_line(self, argv: Any = None) -> None:
+        """Reads no arguments when everything that a kernel has to know is inherited."""
+        if self.inherited is None:
+            super().parse_command_line(argv)
+
     def init_connection_file(self) -> None:
         """Takes the connection info from the gateway's descriptor, if there is one."""
-        self.inherited = Inheritance.take()
         if self.inherited is None:
             super().init_connection_file()
         else:
@@ -424,18 +471,26 @@ def configuration() -> Config:
     return config
 
 
+def prepare() -> None:
+    """Makes what can be made of a kernel before its process is forked."""
+    KernelApp.instance(config=configuration())
+    Shell.make_early()
+
+
 def main() -> None:
     """Entry point of the kernel process."""
     sys.argv[0] = "ipybox-kernel"
     app = KernelApp.instance(config=configuration())
+    app.inherited = Inheritance.take()
+    KernelStream.log.adopt()
     arguments = sys.argv[1:]
     sys.argv = [""]  # code that reads its arguments must not find the kernel's
     # A debugger that nobody attaches to would take a third of the start and 7 MB.
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     app.initialize(arguments)
+    del sys.modules["debugpy"]
     # sys.exit() is an honest end of a program; IPython's advice to a person at its prompt is no output of it.
     warnings.filterwarnings("ignore", "To exit: use", UserWarning)
-    del sys.modules["debugpy"]
     app.start()
 
 

@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from ipybox.exit_status import ExitStatus
 from ipybox.process import family
+from ipybox.process.descriptors import readable
 from ipybox.process.memory import resident
 
 _MEMORY_INTERVAL = 0.05
@@ -36,7 +37,19 @@ class KernelProcess(Protocol):
         """Waits until it and all of its children are gone, and says how it ended."""
 
 
-class LocalKernelProcess:
+class Child(Protocol):
+    """A process, and whoever waits for it."""
+
+    pid: int
+
+    async def ended(self) -> None:
+        """Waits for its end, which is not collected yet: nobody else can get its pid."""
+
+    async def collect(self) -> int | None:
+        """Lets its pid go; returns its exit code, or minus its signal, or None when nobody knows."""
+
+
+class ExecutedChild:
     """A child of this process.
 
     Args:
@@ -45,36 +58,55 @@ class LocalKernelProcess:
         cwd: Its working directory.
         log: Descriptor for what it writes outside of any execution.
         pass_fds: Descriptors that it inherits.
-        kernel_id: By which its children are recognised, whatever they do.
-        memory_limit: Bytes for all of it together, or None.
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: str | None,
-        log: int,
-        pass_fds: Sequence[int],
-        kernel_id: str,
-        memory_limit: int | None,
+        self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None, log: int, pass_fds: Sequence[int]
     ) -> None:
-        self._kernel_id = kernel_id
-        self._verdict: ExitStatus | None = None
-        self._killed = False
-        self._over = False
-        self._oom_kills = _oom_kills()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**env, family.MARKER: kernel_id},
+            env=env,
             cwd=cwd,
             start_new_session=True,
             pass_fds=pass_fds,
         )
+        self.pid = self._process.pid
+
+    async def ended(self) -> None:
+        """Waits for its end, which is not collected yet, where the system has pidfds."""
+        if not hasattr(os, "pidfd_open"):
+            await asyncio.to_thread(self._process.wait)
+            return
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            await readable(pidfd)
+        finally:
+            os.close(pidfd)
+
+    async def collect(self) -> int:
+        """Lets its pid go; returns its exit code, or minus its signal."""
+        return self._process.wait()
+
+
+class LocalKernelProcess:
+    """A kernel on this machine.
+
+    Args:
+        child: Its process, which leads a session of its own.
+        kernel_id: By which its children are recognised, whatever they do: see ``process.family``.
+        memory_limit: Bytes for all of it together, or None.
+    """
+
+    def __init__(self, child: Child, *, kernel_id: str, memory_limit: int | None) -> None:
+        self._kernel_id = kernel_id
+        self._child = child
+        self._verdict: ExitStatus | None = None
+        self._killed = False
+        self._over = False
+        self._oom_kills = _oom_kills()
         loop = asyncio.get_running_loop()
         self._watch = loop.create_task(self._until_gone())
         self._guard = loop.create_task(self._enforce_memory(memory_limit)) if memory_limit is not None else None
@@ -82,7 +114,7 @@ class LocalKernelProcess:
     @property
     def pid(self) -> int:
         """Its pid."""
-        return self._process.pid
+        return self._child.pid
 
     def signal(self, signum: int) -> None:
         """Signals its process group."""
@@ -90,7 +122,7 @@ class LocalKernelProcess:
         if not self._over:
             self._killed = self._killed or signum == signal.SIGKILL
             try:
-                os.killpg(self._process.pid, signum)
+                os.killpg(self._child.pid, signum)
             except ProcessLookupError:
                 pass
 
@@ -105,15 +137,17 @@ class LocalKernelProcess:
         return await asyncio.shield(self._watch)
 
     async def _until_gone(self) -> ExitStatus:
-        await _exit_of(self._process)
+        await self._child.ended()
         self._over = True
         # Before its end is collected: until then nobody else can get its pid, which is its session's number.
-        await asyncio.to_thread(family.kill, self._process.pid, self._kernel_id)
-        code = self._process.wait()
+        await asyncio.to_thread(family.kill, self._child.pid, self._kernel_id)
+        code = await self._child.collect()
         if self._guard is not None:
             self._guard.cancel()
         if self._verdict is not None:
             return self._verdict
+        if code is None:
+            return ExitStatus("unknown", detail="its fork-server is gone")
         status = ExitStatus.from_returncode(code)
         if code == -signal.SIGKILL and not self._killed and _oom_kills() > self._oom_kills:
             return ExitStatus("memory", signal=signal.SIGKILL, detail="the system ran out of memory")
@@ -121,7 +155,7 @@ class LocalKernelProcess:
 
     async def _enforce_memory(self, limit: int) -> None:
         looks = 0
-        pid = self._process.pid
+        pid = self._child.pid
         while not self._over:
             used = resident(pid)
             if looks % _FAMILY_EVERY == 0:
@@ -136,22 +170,6 @@ class LocalKernelProcess:
 def over_limit(used: int, limit: int) -> ExitStatus:
     """The verdict on a kernel that used too much memory."""
     return ExitStatus("memory", signal=signal.SIGKILL, detail=f"{used} bytes in use, the limit is {limit}")
-
-
-async def _exit_of(process: subprocess.Popen[Any]) -> None:
-    """Waits for the end of a child without collecting it, where the system has pidfds."""
-    if not hasattr(os, "pidfd_open"):
-        await asyncio.to_thread(process.wait)
-        return
-    loop = asyncio.get_running_loop()
-    pidfd = os.pidfd_open(process.pid)
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        await ended.wait()
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
 
 
 def _oom_kills() -> int:

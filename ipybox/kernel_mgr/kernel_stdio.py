@@ -71,6 +71,10 @@ class OutputLog:
         self._watcher: threading.Thread | None = None
         os.register_at_fork(before=self.lock.acquire, after_in_parent=self.lock.release, after_in_child=self._forget)
 
+    def adopt(self) -> None:
+        """This process is the kernel, though it may be a fork of one that was made before it."""
+        self.is_fork = False
+
     def append(self, stream: KernelStream, parent: dict[str, Any], text: str) -> None:
         """Adds text; the lock is held."""
         if self.recorder is not None:

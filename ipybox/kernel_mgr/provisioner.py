@@ -13,7 +13,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning import LocalProvisioner
@@ -21,10 +21,14 @@ from jupyter_client.provisioning import LocalProvisioner
 from ipybox.exit_status import ExitStatus
 from ipybox.kernel_mgr.black_box import BlackBox
 from ipybox.kernel_mgr.inheritance import VARIABLE, Channels, Inheritance
-from ipybox.kernel_mgr.kernel_process import KernelProcess, LocalKernelProcess
+from ipybox.kernel_mgr.kernel_process import Child, ExecutedChild, KernelProcess, LocalKernelProcess
 from ipybox.kernel_mgr.settings import GatewaySettings
+from ipybox.process import family
 from ipybox.sandbox.launcher import Program
 from ipybox.sandbox.supervision import SupervisorLink
+
+if TYPE_CHECKING:
+    from ipybox.kernel_mgr.forked_kernels import ForkedKernels
 
 _LOG_LINES = 60
 _LINE_CHARACTERS = 2_000
@@ -104,21 +108,29 @@ class IpyboxProvisioner(LocalProvisioner):
         settings = self._settings
         link = self._supervisor
         if link is not None:
-            program = Program(argv=cmd, env=env, cwd=cwd or "/", fds=[1, 2, *pass_fds])
+            warm = self._box is not None
+            program = Program(argv=cmd, env=env, cwd=cwd or "/", fds=[1, 2, *pass_fds], warm=warm)
             return await link.start(program, [log, log, *pass_fds], str(self.kernel_id))
-        env["JPY_PARENT_PID"] = str(os.getpid())
-        seatbelt = self._kernels.seatbelt if self._kernels is not None else None
-        if seatbelt is not None:
-            cmd, env = await seatbelt.confine(str(self.kernel_id), cmd, env)
-        return LocalKernelProcess(
-            cmd,
-            env=env,
-            cwd=cwd,
-            log=log,
-            pass_fds=pass_fds,
-            kernel_id=str(self.kernel_id),
-            memory_limit=settings.memory_limit if settings is not None else None,
-        )
+        limit = settings.memory_limit if settings is not None else None
+        env[family.MARKER] = str(self.kernel_id)
+        child = await self._fork(cmd, env, cwd, log, pass_fds)
+        if child is None:
+            env["JPY_PARENT_PID"] = str(os.getpid())
+            seatbelt = self._kernels.seatbelt if self._kernels is not None else None
+            if seatbelt is not None:
+                cmd, env = await seatbelt.confine(str(self.kernel_id), cmd, env)
+            child = ExecutedChild(cmd, env=env, cwd=cwd, log=log, pass_fds=pass_fds)
+        return LocalKernelProcess(child, kernel_id=str(self.kernel_id), memory_limit=limit)
+
+    async def _fork(
+        self, cmd: list[str], env: dict[str, str], cwd: str | None, log: int, pass_fds: list[int]
+    ) -> Child | None:
+        """A fork, where there is a fork-server and this is a kernel that can be forked."""
+        forked: ForkedKernels | None = self._kernels.forked if self._kernels is not None else None
+        if forked is None or self._box is None:
+            return None
+        program = Program(argv=cmd, env=env, cwd=cwd or os.getcwd(), fds=[1, 2, *pass_fds])
+        return await forked.start(program, [log, log, *pass_fds], str(self.kernel_id))
 
     def _inheritance(self, box: BlackBox, channels: Channels) -> Inheritance:
         stdout, stderr = box.pipes
@@ -182,6 +194,13 @@ class IpyboxProvisioner(LocalProvisioner):
         self._discard_box()
         if self._log_fd is not None and self._gone.is_set():
             self._close_log()
+
+    async def is_current(self) -> bool:
+        """Whether the process is there, and sees what one that is started now would see."""
+        if self.process is None or self.exit_status is not None:
+            return False
+        link = self._supervisor
+        return link is None or getattr(self.process, "generation", None) == await link.current()
 
     def last_words(self, sent: Mapping[str, int]) -> list[tuple[str, str]]:
         """What a dead process had printed and no message carried: stream and text, in order.

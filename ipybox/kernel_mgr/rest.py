@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from ipybox.errors import GatewayConnectionError, KernelStartError
+from ipybox.errors import GatewayConnectionError, GatewayFullError, KernelStartError
 
 _NOT_OURS = "the server there is not an ipybox gateway"
 
@@ -28,6 +28,7 @@ class _Answer:
     status: int
     server: str
     text: str
+    retry_after: str | None
 
 
 class GatewayApi:
@@ -58,7 +59,7 @@ class GatewayApi:
             raise GatewayConnectionError(self.address, f"it answered {answer.status}: {answer.text[:500]}")
 
     async def create_kernel(self, name: str | None) -> dict[str, Any]:
-        """Starts a kernel and returns its model. Raises KernelStartError."""
+        """Starts a kernel and returns its model. Raises KernelStartError and GatewayFullError."""
         model = await self._model("POST", "/api/kernels", {} if name is None else {"name": name}, starts=True)
         if not isinstance(model.get("id"), str):
             raise GatewayConnectionError(self.address, _NOT_OURS)
@@ -100,6 +101,8 @@ class GatewayApi:
             raise KernelNotFoundError(path)
         if answer.status in (401, 403):
             raise self._refused(answer.status)
+        if answer.status == 503 and starts and (answer.retry_after or "").isdecimal():
+            raise GatewayFullError(self.address, _message(answer.text), float(answer.retry_after or 0))
         if answer.status >= 400:
             why = f"the gateway answered {answer.status} to {method} {path}: {answer.text[:500]}"
             raise KernelStartError(why) if starts else GatewayConnectionError(self.address, why)
@@ -126,7 +129,8 @@ class GatewayApi:
             async with self._http.request(method, url, json=body, allow_redirects=False) as answer:
                 content = await answer.content.read()
                 server = answer.headers.get("Server", "")
-                return _Answer(answer.status, server, content.decode("utf-8", "replace"))
+                retry_after = answer.headers.get("Retry-After")
+                return _Answer(answer.status, server, content.decode("utf-8", "replace"), retry_after)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise GatewayConnectionError(self.address, reason(error)) from error
 
@@ -134,6 +138,14 @@ class GatewayApi:
         if status == 401:
             return GatewayConnectionError(self.address, "it requires a valid auth_token, and this one is not")
         return GatewayConnectionError(self.address, "it refuses requests that use this name for it")
+
+
+def _message(text: str) -> str:
+    """What a gateway says in an error."""
+    try:
+        return str(json.loads(text)["message"])[:500]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return text[:500]
 
 
 def reason(error: BaseException) -> str:

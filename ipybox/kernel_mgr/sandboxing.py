@@ -6,7 +6,6 @@ behind a wall of its own, and later its kernels in sandboxes; on macOS the gatew
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -16,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ipybox.errors import GatewayStartError, PolicyError, SandboxUnavailableError
-from ipybox.kernel_mgr.gateway_start import GatewayStart
+from ipybox.kernel_mgr import warm_kernel
+from ipybox.kernel_mgr.gateway_start import GatewayStart, kernel_argv
 from ipybox.kernel_mgr.seatbelt_kernels import SeatbeltSettings
+from ipybox.kernel_mgr.warm_kernel import WarmSettings
 from ipybox.process import bootstrap
 from ipybox.process.descriptors import memory_file
+from ipybox.process.warm import Warmth
 from ipybox.sandbox import seatbelt
 from ipybox.sandbox.packages import site_directories
 from ipybox.sandbox.policy import SandboxPolicy
@@ -130,6 +132,7 @@ class Sandboxing:
         kernel_env: Mapping[str, str],
         control_fd: int,
         ready_fd: int,
+        preload: Sequence[str] | None,
     ) -> GatewayStart:
         """The supervisor that starts a gateway and its kernels.
 
@@ -139,6 +142,7 @@ class Sandboxing:
             kernel_env: Environment of kernels, which may name certificates.
             control_fd: The supervisor's end of the socket between the two.
             ready_fd: Where both say that they are ready.
+            preload: What to import once for all kernels; None executes each of them.
         """
         settings = SupervisorSettings(
             policy=self.policy,
@@ -156,6 +160,7 @@ class Sandboxing:
             control_fd=control_fd,
             ready_fd=ready_fd,
             learn=self._learn,
+            warmth=self._warmth(kernel_env, preload) if preload is not None else None,
         )
         fd = memory_file(settings.to_json())
         argv = bootstrap.command(sys.executable, "ipybox.sandbox.supervisor_process", str(fd))
@@ -178,14 +183,13 @@ class Sandboxing:
         )
         return settings.to_dict()
 
-    def take(self, said: bytes) -> bool:
-        """Reads what gateway and supervisor said, a JSON object per line; True when all is ready.
+    def take(self, said: Sequence[dict[str, Any]]) -> bool:
+        """Reads what gateway and supervisor said; True when all is ready.
 
         Raises:
             SandboxUnavailableError, PolicyError, GatewayStartError: As the supervisor reported it.
         """
-        for line in said.splitlines():
-            facts: dict[str, Any] = json.loads(line)
+        for facts in said:
             if "policy" in facts:
                 raise PolicyError(*facts["policy"])
             if "unavailable" in facts:
@@ -195,6 +199,17 @@ class Sandboxing:
             self._awaited.difference_update(facts)
             self.tier = facts.get("walls", self.tier)
         return not self._awaited
+
+    def _warmth(self, kernel_env: Mapping[str, str], preload: Sequence[str]) -> Warmth:
+        settings = WarmSettings(modules=tuple(preload), prefix=(sys.prefix, sys.exec_prefix), argv=kernel_argv())
+        entries = kernel_env.get("PYTHONPATH", "").split(os.pathsep)  # installed packages are among them
+        return Warmth(
+            module=warm_kernel.MODULE,
+            settings=settings.to_json(),
+            path=tuple(site_packages()),
+            more_path=tuple(os.path.join(os.path.realpath(self._working_dir), entry) for entry in entries if entry),
+            env={name: value for name, value in kernel_env.items() if name != "PYTHONPATH"},
+        )
 
     def _packages_dir(self, run_dir: Path) -> str | None:
         return str(run_dir / "packages") if self.policy.packages.install else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import json
 import logging
 import os
 import secrets
@@ -15,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Event, Thread
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import ipybox
 from ipybox import arguments
-from ipybox.errors import GatewayStartError, IpyboxError, PortInUseError
+from ipybox.errors import GatewayStartError, IpyboxError, PortInUseError, PreloadError
+from ipybox.kernel_mgr import warm_kernel
 from ipybox.kernel_mgr.gateway_start import GatewayStart
 from ipybox.kernel_mgr.settings import GatewaySettings
 from ipybox.process import ports
@@ -94,6 +96,15 @@ class KernelGateway:
         abandoned_timeout: Seconds after which a kernel to which nobody is connected is shut down; None is never.
         learn: Let the sandbox's code reach hosts that its policy does not allow (private addresses excepted), and note
             them: ``result.network`` then tells which rules it would have needed. Only with ``sandbox=True``.
+        preload: Modules to import once, such as ``["numpy", "pandas"]``, for all kernels to share. One that fails,
+            starts threads or opens files when it is imported ends the start with its name.
+        fork: Start kernels as forks of one Python that has imported everything, which takes milliseconds. ``False``
+            starts each kernel anew. So does a system other than Linux, a ``kernel_name``, and an environment that only
+            a Python that starts heeds (``LD_PRELOAD``, ``PYTHONHOME``): :attr:`start_method` and the log say so.
+        pool_size: How many kernels to keep ready, so that who asks for one need not wait for its start. Each takes
+            memory; :meth:`KernelClient.connect` then takes a few milliseconds.
+        max_kernels: How many kernels there may be, those in the pool included. Whoever asks for more gets a
+            :class:`GatewayFullError`, as when memory runs out. None is as many as there is memory for.
         start_timeout: Seconds to wait for the gateway to answer.
         stop_timeout: Seconds that the gateway gets to end its kernels before all of it is killed.
 
@@ -118,6 +129,10 @@ class KernelGateway:
         memory_limit: int | None = None,
         abandoned_timeout: float | None = 3600.0,
         learn: bool = False,
+        preload: Sequence[str] = (),
+        fork: bool = True,
+        pool_size: int = 0,
+        max_kernels: int | None = None,
         start_timeout: float = 60.0,
         stop_timeout: float = 10.0,
     ) -> None:
@@ -138,10 +153,19 @@ class KernelGateway:
         self.abandoned_timeout = (
             None if abandoned_timeout is None else arguments.seconds("abandoned_timeout", abandoned_timeout)
         )
+        self.preload = _modules(preload)
+        self.fork = arguments.flag("fork", fork)
+        if self.preload and not fork:
+            raise ValueError("preload is only used with fork=True: modules are imported once and shared by forks")
+        self.pool_size = arguments.count("pool_size", pool_size, 0)
+        self.max_kernels = None if max_kernels is None else arguments.count("max_kernels", max_kernels, 1)
+        if self.max_kernels is not None and self.pool_size > self.max_kernels:
+            raise ValueError(f"pool_size must be at most max_kernels ({self.max_kernels}), got {self.pool_size}")
         self.start_timeout = arguments.seconds("start_timeout", start_timeout)
         self.stop_timeout = arguments.seconds("stop_timeout", stop_timeout)
         self._port = arguments.port(port, lowest=0)
         self._taken: int | None = None
+        self._cold: str | None = None
         self._child: ChildProcess | None = None
         self._run_dir: Path | None = None
         if not sandbox and (sandbox_config is not None or learn):
@@ -180,6 +204,11 @@ class KernelGateway:
     def sandbox_tier(self) -> str | None:
         """How kernels are kept apart on this machine; None before the start and without ``sandbox=True``."""
         return self._sandboxing.tier if self._sandboxing is not None else None
+
+    @property
+    def start_method(self) -> str:
+        """How kernels are started: ``"fork"``, or ``"exec"`` where that can't be; the log says why."""
+        return "fork" if self._obstacle() is None else "exec"
 
     @property
     def pid(self) -> int | None:
@@ -238,6 +267,10 @@ class KernelGateway:
         ready_read = ready_write = -1
         own_fds: list[int] = []
         try:
+            self._cold = None
+            obstacle = self._obstacle()
+            if self.fork and obstacle is not None:
+                log.log(self._cold_level(), "kernels are not forked: %s", obstacle)
             self._taken = listeners[0].getsockname()[1]
             self._run_dir = _private_directory()
             ready_read, ready_write = os.pipe()
@@ -282,7 +315,12 @@ class KernelGateway:
             return start
         start.pass_fds.append(gateway_end)
         start = sandboxing.supervised(
-            start, run_dir=self._run_dir, kernel_env=kernel_env, control_fd=supervisor_end, ready_fd=ready_fd
+            start,
+            run_dir=self._run_dir,
+            kernel_env=kernel_env,
+            control_fd=supervisor_end,
+            ready_fd=ready_fd,
+            preload=self.preload if self._obstacle() is None else None,
         )
         own_fds += start.own_fds
         return start
@@ -315,6 +353,9 @@ class KernelGateway:
             # Where there is a supervisor, it keeps the limit.
             memory_limit=self.memory_limit if self._sandboxing is None else self._sandboxing.policy.limits.memory,
             abandoned_timeout=self.abandoned_timeout,
+            max_kernels=self.max_kernels,
+            pool_size=self.pool_size,
+            preload=list(self.preload) if self._obstacle() is None else None,
             log_level=self.log_level,
         )
         return memory_file(settings.to_json())
@@ -345,12 +386,34 @@ class KernelGateway:
             readable, _, _ = select.select([fd], [], [], min(left, 0.25))
             if readable:
                 if said := os.read(fd, 65536):
-                    if sandboxing is None or sandboxing.take(said):
+                    if self._is_ready([json.loads(line) for line in said.splitlines()]):
                         return
                     continue
                 self._child.wait(self.stop_timeout)
                 code = self._child.wait()
                 raise GatewayStartError(f"its process ended with exit code {code}", self._child.last_lines())
+
+    def _is_ready(self, said: list[dict[str, Any]]) -> bool:
+        for facts in said:
+            if "preload" in facts:
+                raise PreloadError(*facts["preload"])
+            if facts.get("cold"):
+                self._cold = facts["cold"]
+                log.log(self._cold_level(), "kernels are not forked: %s", self._cold)
+        return self._sandboxing is None or self._sandboxing.take(said)
+
+    def _obstacle(self) -> str | None:
+        """Why kernels are executed one by one; None when they are forked."""
+        if not self.fork:
+            return "fork=False"
+        if not sys.platform.startswith("linux"):
+            return "only Linux forks safely"
+        if self.kernel_name is not None:
+            return f"kernel_name={self.kernel_name!r}"
+        return warm_kernel.obstacle(self.env) or self._cold
+
+    def _cold_level(self) -> int:
+        return logging.WARNING if self.preload else logging.INFO
 
     def _stop(self) -> None:
         child, self._child = self._child, None
@@ -377,6 +440,17 @@ def _directory(name: str, value: Path | str | None) -> Path:
     if not path.is_dir():
         raise ValueError(f"{name} must be a directory, got {str(path)!r}")
     return path
+
+
+def _modules(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(f"preload must be a list of module names, got {value!r}")
+    for name in value:
+        if not isinstance(name, str):
+            raise TypeError(f"preload must be a list of module names, got {name!r} in it")
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ValueError(f"preload must name modules such as 'numpy' or 'matplotlib.pyplot', got {name!r}")
+    return tuple(dict.fromkeys(value))
 
 
 def _log_level(value: Any) -> str:

@@ -28,6 +28,9 @@ class GatewaySettings:
         abandoned_timeout: Seconds after which a kernel without any connection is shut down; None is never.
         supervisor_fd: Socket to the supervisor that starts kernels in sandboxes; None starts them without.
         seatbelt: What kernels may touch where macOS sandboxes them, as ``seatbelt_kernels`` shapes it; None elsewhere.
+        max_kernels: How many kernels there may be; None is as many as there is memory for.
+        pool_size: How many kernels are kept ready for whoever asks next.
+        preload: Modules to import once for all kernels, which are then forked; None executes each kernel.
         log_level: Such as ``"INFO"``.
     """
 
@@ -44,6 +47,9 @@ class GatewaySettings:
     abandoned_timeout: float | None = None
     supervisor_fd: int | None = None
     seatbelt: dict[str, Any] | None = field(default=None, repr=False)
+    max_kernels: int | None = None
+    pool_size: int = 0
+    preload: list[str] | None = None
     log_level: str = "INFO"
 
     def to_json(self) -> str:

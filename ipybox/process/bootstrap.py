@@ -17,7 +17,9 @@ from importlib import import_module, util
 SCRIPT = os.path.abspath(__file__)
 
 
-def command(python: str, module: str, *arguments: str, sites: Sequence[str] = ()) -> list[str]:
+def command(
+    python: str, module: str, *arguments: str, sites: Sequence[str] = (), ignore_environment: bool = True
+) -> list[str]:
     """The command that runs a module.
 
     Args:
@@ -25,9 +27,10 @@ def command(python: str, module: str, *arguments: str, sites: Sequence[str] = ()
         module: Such as ``ipybox.sandbox.launcher``.
         arguments: For its ``main``.
         sites: Directories with installed packages that it needs.
+        ignore_environment: Whether Python's own variables mean nothing to it.
     """
     options = [option for site in sites for option in ("--site", site)]
-    return [python, "-I", "-S", SCRIPT, *options, module, *arguments]
+    return [python, "-I" if ignore_environment else "-P", "-S", SCRIPT, *options, module, *arguments]
 
 
 def main(arguments: list[str]) -> object:

@@ -28,6 +28,22 @@ def packet_pair() -> tuple[int, int]:
     return one.detach(), other.detach()
 
 
+async def readable(fd: int) -> None:
+    """Waits until a descriptor can be read; a pidfd can when its process is gone. For one task at a time."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def on_ready() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(fd, on_ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+
+
 _Key = tuple[asyncio.AbstractEventLoop, int]
 _waiting: dict[_Key, list[asyncio.Future[None]]] = {}
 

@@ -5,6 +5,10 @@ and for each of them forks a process that takes namespaces of its own, confines 
 pid 1 there, and starts the program as its child. That pid 1 collects orphans, passes signals on, and says how the
 program ended; when it goes, the kernel ends everything in its pid namespace.
 
+With ``--warm`` it is a fork-server as well: it imports beforehand what a program needs, and a program that asks for it
+is not executed but goes on from there (see ``process.warm``). What it imports must not come from where sandboxed code
+writes: all that confines a program is done by this process.
+
 With ``--single`` there is one program, and bubblewrap has made its namespaces and mounts already. That is for systems
 that let bubblewrap make a user namespace, but nobody inside it.
 
@@ -15,7 +19,6 @@ lead is a socket between the program's pid 1 and the supervisor; a packet on it 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import select
@@ -23,18 +26,19 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
+from ipybox.errors import PreloadError
+from ipybox.process import child_setup, warm
 from ipybox.sandbox import confine, seccomp
 
 MAX_FDS = 32
 """Descriptors in one request."""
+PACKET = 4096
+"""Bytes of the largest packet on the control socket."""
 PROXY_PORT = 3128
 """Where the egress proxy is found inside a sandbox, on 127.0.0.1."""
-_RESET = tuple(
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGPIPE", "SIGXFSZ", "SIGCHLD", "SIGUSR1", "SIGUSR2")
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,7 @@ class Program:
         processes, open_files, cpu_time, file_size, data: See :func:`confine.limit_resources`.
         unix_sockets: Whether Unix sockets can be made.
         proxy: Whether there is an egress proxy.
+        warm: Go on from what the launcher has imported, where it has, instead of executing ``argv``.
     """
 
     argv: Sequence[str]
@@ -66,6 +71,7 @@ class Program:
     data: int | None = None
     unix_sockets: bool = False
     proxy: bool = False
+    warm: bool = False
 
     def to_json(self) -> str:
         """The form in which it travels."""
@@ -77,12 +83,20 @@ class Program:
         return cls(**json.loads(text))
 
 
-def serve(control: socket.socket) -> None:
-    """Starts what is asked for until the supervisor is gone."""
+def serve(control: socket.socket, run: warm.Run | None = None, **facts: Any) -> None:
+    """Starts what is asked for until the supervisor is gone.
+
+    Args:
+        control: The socket to the supervisor.
+        run: What a program calls that asks to be forked only.
+        facts: What else the supervisor is told in the first packet, with which it knows that we are ready.
+    """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes in between need no burial
     confine.all_descriptors()
+    for unix_sockets in (False, True):
+        _filter(unix_sockets)  # made once, and not in each fork
     first = os.pidfd_open(1)  # with it the supervisor can tell when all behind this wall is gone
-    socket.send_fds(control, [b"ready"], [first])
+    socket.send_fds(control, [json.dumps({"ready": True, **facts}).encode()[:PACKET]], [first])
     os.close(first)
     while True:
         packet, fds, _, _ = socket.recv_fds(control, 64, MAX_FDS)
@@ -91,14 +105,14 @@ def serve(control: socket.socket) -> None:
         if os.fork() == 0:
             control.close()
             try:
-                start(fds[0], fds[1], fds[2:], nested=True)
+                start(fds[0], fds[1], fds[2:], nested=True, run=run)
             finally:
                 os._exit(1)
         for fd in fds:
             os.close(fd)
 
 
-def start(request: int, lead_fd: int, fds: list[int], *, nested: bool) -> None:
+def start(request: int, lead_fd: int, fds: list[int], *, nested: bool, run: warm.Run | None = None) -> None:
     """Takes namespaces, and starts the program in them. Never returns."""
     lead = socket.socket(fileno=lead_fd)
     try:
@@ -109,7 +123,7 @@ def start(request: int, lead_fd: int, fds: list[int], *, nested: bool) -> None:
             confine.new_namespaces()
             if os.fork():
                 os._exit(0)
-        _become_init(program, lead, fds, nested=nested)
+        _become_init(program, lead, fds, run if program.warm else None, nested=nested)
     except _StartError as error:
         _report(lead, error=str(error))
     except BaseException as error:
@@ -117,7 +131,7 @@ def start(request: int, lead_fd: int, fds: list[int], *, nested: bool) -> None:
     os._exit(1)
 
 
-def _become_init(program: Program, lead: socket.socket, fds: list[int], *, nested: bool) -> None:
+def _become_init(program: Program, lead: socket.socket, fds: list[int], run: warm.Run | None, *, nested: bool) -> None:
     confine.not_dumpable()
     if nested:
         os.setsid()
@@ -129,7 +143,7 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], *, neste
     if program.proxy:
         _send_listener(lead)
     confine.drop_capabilities()
-    seccomp.install(seccomp.program(seccomp.Filter(unix_sockets=program.unix_sockets)))
+    seccomp.install(_filter(program.unix_sockets))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # which for pid 1 means: nothing
     wakeup, wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
@@ -137,14 +151,13 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], *, neste
     failed, failure = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
-        signal.set_wakeup_fd(-1)
-        _execute(program, failure, fds)
+        _execute(program, failure, fds, run)
     os.close(failure)
     reason = _read_all(failed)  # ends when the program was executed, which closes the other end
     if reason:
         raise _StartError(reason)
-    _close_all_but({lead.fileno(), wakeup, wakeup_write})
-    _quiet_stdio()
+    child_setup.close_all_but({lead.fileno(), wakeup, wakeup_write})
+    child_setup.quiet_stdio()
     confine.process_name("ipybox-init")
     mine, its = os.pidfd_open(os.getpid()), os.pidfd_open(child)
     socket.send_fds(lead, [b'{"started": true}'], [mine, its])
@@ -152,6 +165,11 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], *, neste
     os.close(its)
     _report(lead, exit=_until_ended(lead, child, wakeup))
     os._exit(0)
+
+
+@cache
+def _filter(unix_sockets: bool) -> bytes:
+    return seccomp.program(seccomp.Filter(unix_sockets=unix_sockets))
 
 
 def _until_ended(lead: socket.socket, child: int, wakeup: int) -> int | None:
@@ -180,21 +198,13 @@ def _signal(child: int, signum: int) -> None:
         os.kill(child, signum)  # it has not got its group yet
 
 
-def _execute(program: Program, failure: int, fds: list[int]) -> None:
+def _execute(program: Program, failure: int, fds: list[int], run: warm.Run | None) -> None:
     """Becomes the program, or says why not."""
     try:
         os.setsid()
-        # First out of the way, then to their places: a place may be taken by one that waits for its own.
-        above = max([2, *program.fds]) + 1
-        failure = fcntl.fcntl(failure, fcntl.F_DUPFD_CLOEXEC, above)
-        moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
-        _close_all_but({*moved, failure})
-        _quiet_stdio()
-        for source, number in zip(moved, program.fds, strict=True):
-            os.dup2(source, number)
-        for number in _RESET:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        failure, moved = child_setup.set_aside(fds, failure, program.fds)
+        child_setup.place(moved, program.fds)
+        child_setup.default_signals()
         # Here and not before: descriptors that the user's processes have sent each other count against the limit of
         # whoever sends next, and pid 1 has to send some.
         confine.limit_resources(
@@ -207,10 +217,16 @@ def _execute(program: Program, failure: int, fds: list[int]) -> None:
         os.chdir(program.cwd)
         if not program.argv:
             os._exit(0)
-        os.execvpe(program.argv[0], list(program.argv), dict(program.env))
+        if run is None:
+            os.execvpe(program.argv[0], list(program.argv), dict(program.env))
     except BaseException as error:
         os.write(failure, f"can't start {program.argv[0]!r} in {program.cwd!r}: {error}".encode()[:4000])
-    os._exit(127)
+        os._exit(127)
+    os.close(failure)
+    confine.dumpable()
+    confine.process_name("ipybox-kernel")
+    assert run is not None
+    run(program.env)
 
 
 def _read_all(fd: int) -> str:
@@ -235,22 +251,6 @@ def _report(lead: socket.socket, **facts: Any) -> None:
             raise
 
 
-def _close_all_but(keep: set[int]) -> None:
-    low = 3
-    for number in sorted(number for number in keep if number > 2):
-        os.closerange(low, number)
-        low = number + 1
-    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
-
-
-def _quiet_stdio() -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
-    if null > 2:
-        os.close(null)
-
-
 def _send_listener(lead: socket.socket) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -261,8 +261,23 @@ def _send_listener(lead: socket.socket) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``FD``: serve on that socket. ``--single REQUEST LEAD FD...``: start one program."""
+    """``FD``: serve on that socket. ``--single REQUEST LEAD FD...``: start one program.
+
+    ``--warm SETTINGS FD``: serve, with a :class:`~ipybox.process.warm.Warmth` from that descriptor.
+    """
     if arguments[0] == "--single":
         request, lead, *fds = (int(argument) for argument in arguments[1:])
         start(request, lead, fds, nested=False)
-    serve(socket.socket(fileno=int(arguments[0])))
+    control = socket.socket(fileno=int(arguments[-1]))
+    if arguments[0] != "--warm":
+        return serve(control)
+    with os.fdopen(int(arguments[1]), encoding="utf-8") as file:
+        warmth = warm.Warmth.from_json(file.read())
+    try:
+        run = warm.prepare(warmth)
+    except PreloadError as error:
+        control.send(json.dumps({"preload": [error.module, error.reason]}).encode()[:PACKET])
+        return None
+    except Exception as error:  # not as we know it: programs are executed then, which takes longer and works
+        return serve(control, cold=f"{type(error).__name__}: {error}"[:1000])
+    serve(control, run)

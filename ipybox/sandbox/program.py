@@ -34,6 +34,8 @@ class SandboxedProgram:
         """Pid of the program on this machine."""
         self.init_pid: int | None = None
         """Pid of its pid 1 on this machine."""
+        self.generation = 0
+        """Which of its supervisor's views it sees, see :meth:`Supervisor.current`."""
         self._lead = lead
         self._on_listener = on_listener
         self._why = why

@@ -107,6 +107,10 @@ class Service:
                     self._programs[number].kill()
                 else:
                     self._doomed.add(number)
+            case "current":
+                task = self._loop.create_task(self._tell_current(number))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             case "heard" if number in self._heard:
                 self._heard[number].set()
 
@@ -126,7 +130,7 @@ class Service:
             self._send(op="failed", id=number, reason=str(error))
             return
         self._programs[number] = sandboxed
-        self._send(op="started", id=number, pid=sandboxed.pid)
+        self._send(op="started", id=number, pid=sandboxed.pid, generation=sandboxed.generation)
         if number in self._doomed:
             sandboxed.kill()
         status = ExitStatus("unknown", detail="its supervisor failed")
@@ -136,6 +140,12 @@ class Service:
             self._programs.pop(number, None)
             self._doomed.discard(number)
             self._send(op="ended", id=number, status=status.to_dict())
+
+    async def _tell_current(self, number: int) -> None:
+        try:
+            self._send(op="current", id=number, generation=await self._supervisor.current())
+        except ProgramStartError as error:
+            self._send(op="current", id=number, generation=-1, reason=str(error))
 
     async def _tell_egress(self, event: EgressEvent) -> None:
         number = next(self._events)

@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ipybox.process.warm import Warmth
 from ipybox.sandbox.policy import FilesystemPolicy, Limits, NetworkPolicy, Packages, SandboxPolicy
 
 SANDBOX_WARNING = "sandbox warning: "
@@ -35,6 +36,7 @@ class SupervisorSettings:
         control_fd: Our end of the socket to it.
         ready_fd: Where to say that the walls stand, or why they can't.
         learn: Whether hosts that are not allowed are let through and noted.
+        warmth: What programs are forked from that ask for it; None executes all of them.
     """
 
     policy: SandboxPolicy
@@ -52,6 +54,7 @@ class SupervisorSettings:
     control_fd: int
     ready_fd: int
     learn: bool = False
+    warmth: Warmth | None = None
 
     def to_json(self) -> str:
         """The form in which it travels."""
@@ -62,6 +65,8 @@ class SupervisorSettings:
         """Reads what :meth:`to_json` wrote."""
         data: dict[str, Any] = _tuples(json.loads(text))
         data["policy"] = policy_from_dict(data["policy"])
+        if data["warmth"] is not None:
+            data["warmth"] = Warmth(**_tuples(data["warmth"]))
         return cls(**data)
 
 

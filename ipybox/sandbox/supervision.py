@@ -1,8 +1,9 @@
 """Asking a supervisor for sandboxed programs, from the process that it supervises. Linux only. Floor: sandbox.
 
 One packet is one JSON object, over a socket that keeps packets apart. To the supervisor: ``start`` (with descriptors:
-the program as JSON, then what it inherits), ``signal``, ``kill``, ``heard``. From it: ``started``, ``failed``,
-``ended``, ``stop``, and ``egress``, which it wants confirmed by ``heard`` before the program is told.
+the program as JSON, then what it inherits), ``signal``, ``kill``, ``heard``, ``current``. From it: ``started``,
+``failed``, ``ended``, ``current``, ``stop``, and ``egress``, which it wants confirmed by ``heard`` before the program
+is told.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class SupervisorLink:
         self._socket.setblocking(False)
         self._ids = itertools.count(1)
         self._programs: dict[int, RemoteProgram] = {}
+        self._current: dict[int, asyncio.Future[int]] = {}
         self._loop = asyncio.get_running_loop()
         self._open = True
         self._sending = asyncio.Lock()
@@ -77,6 +79,20 @@ class SupervisorLink:
             os.close(request)
         return remote
 
+    async def current(self) -> int:
+        """Has the supervisor look again at what programs see; returns a number that grows when that has changed.
+
+        A program of an older :attr:`RemoteProgram.generation` may see what it is not to see any more. -1 means that
+        none can be started now.
+        """
+        number = next(self._ids)
+        answer = self._current[number] = self._loop.create_future()
+        try:
+            self.send(op="current", id=number)
+            return await answer if self._open else -1
+        finally:
+            self._current.pop(number, None)
+
     def send(self, **packet: Any) -> None:
         """Sends a small packet. A supervisor that is gone has ended its programs."""
         if self._open:
@@ -107,6 +123,9 @@ class SupervisorLink:
                 for remote in list(self._programs.values()):
                     remote.take_failed("the sandbox's supervisor is gone")
                 self._programs.clear()
+                for answer in self._current.values():
+                    if not answer.done():
+                        answer.set_result(-1)
                 return
             self._take(json.loads(packet))
 
@@ -122,11 +141,16 @@ class SupervisorLink:
             finally:
                 self.send(op="heard", id=packet["id"])
             return
+        if packet["op"] == "current":
+            answer = self._current.get(packet["id"])
+            if answer is not None and not answer.done():
+                answer.set_result(int(packet["generation"]))
+            return
         remote = self._programs.get(packet["id"])
         if remote is None:
             return
         if packet["op"] == "started":
-            remote.take_started(packet["pid"])
+            remote.take_started(packet["pid"], packet["generation"])
         else:
             self._programs.pop(packet["id"])
             if packet["op"] == "failed":
@@ -142,6 +166,8 @@ class RemoteProgram:
         loop = asyncio.get_running_loop()
         self.pid = 0
         """Its pid on the machine, as the supervisor sees it."""
+        self.generation = 0
+        """Which view it sees, see :meth:`SupervisorLink.current`."""
         self.started: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[ExitStatus] = loop.create_future()
         self._link = link
@@ -163,9 +189,9 @@ class RemoteProgram:
         """Waits until all of it is gone, and says how it ended."""
         return await asyncio.shield(self._ended)
 
-    def take_started(self, pid: int) -> None:
+    def take_started(self, pid: int, generation: int = 0) -> None:
         """It runs."""
-        self.pid = pid
+        self.pid, self.generation = pid, generation
         if not self.started.done():
             self.started.set_result(None)
 

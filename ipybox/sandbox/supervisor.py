@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
+from ipybox.errors import PolicyError, PreloadError, ProgramStartError, SandboxUnavailableError
 from ipybox.exit_status import ExitStatus
 from ipybox.sandbox import diagnosis
 from ipybox.sandbox.audit import Audit
@@ -83,6 +83,7 @@ class Supervisor:
         self._identities: dict[str, tuple[int, int, int]] = {}
         self._retired: set[Wall] = set()
         self._renewing = asyncio.Lock()
+        self._generation = 0
         self._tasks: set[asyncio.Task[None]] = set()
         if policy.network.allowed_domains or learn:
             from ipybox.sandbox.egress import EgressProxy  # most sandboxes have no network
@@ -112,6 +113,11 @@ class Supervisor:
         """How programs are kept apart."""
         return self._wall.name if self._wall is not None else "none"
 
+    @property
+    def cold(self) -> str | None:
+        """Why programs that ask to be forked are executed; None when they are forked."""
+        return self._wall.cold if self._wall is not None else None
+
     async def start(self, program: Program, fds: Sequence[int], tag: str) -> SandboxedProgram:
         """Starts a program.
 
@@ -136,9 +142,11 @@ class Supervisor:
             assert self._proxy is not None
             await self._proxy.listen(listener, tag)
 
+        generation = self._generation  # of this wall: nothing has been awaited since it was the current one
         launched = await wall.launch(self.confined(program), fds)
         sandboxed = SandboxedProgram(launched.lead, on_listener if self._proxy is not None else None, launched.why)
         self._programs[sandboxed] = wall
+        sandboxed.generation = generation
         try:
             await sandboxed.started()
         except BaseException:
@@ -146,6 +154,15 @@ class Supervisor:
             self._forget(sandboxed)
             raise
         return sandboxed
+
+    async def current(self) -> int:
+        """Looks again at what a program is to see; returns a number that grows when that has changed.
+
+        Raises:
+            ProgramStartError: No program could be started now.
+        """
+        await self._current_wall()
+        return self._generation
 
     async def _current_wall(self) -> Wall:
         assert self._wall is not None
@@ -160,7 +177,7 @@ class Supervisor:
                 replaced = sorted(self._identities.items() - identities(view).items())
                 if changed or replaced:
                     await self._renew(view, [path for path, _ in replaced])
-            except (PolicyError, SandboxUnavailableError, OSError) as error:
+            except (PolicyError, PreloadError, SandboxUnavailableError, OSError) as error:
                 raise ProgramStartError(f"the working directory is not what it was: {error}") from error
             return self._wall
 
@@ -175,6 +192,7 @@ class Supervisor:
         wall = type(old)(self._plan)
         await wall.open()
         self._wall = wall
+        self._generation += 1
         self._retired.add(old)
         if any(home is old for home in self._programs.values()):
             for path in replaced:

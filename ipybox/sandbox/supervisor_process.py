@@ -18,9 +18,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
+from ipybox.errors import PolicyError, PreloadError, ProgramStartError, SandboxUnavailableError
 from ipybox.process import warden
+from ipybox.process.warm import Warmth
 from ipybox.sandbox import bubblewrap, diagnosis, packages, staging
+from ipybox.sandbox.path_patterns import is_below
 from ipybox.sandbox.policy import SandboxPolicy
 from ipybox.sandbox.service import Service
 from ipybox.sandbox.settings import SANDBOX_WARNING, SupervisorSettings
@@ -40,7 +42,7 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
         loop.add_signal_handler(signum, told.set)
     if settings.packages_dir is not None:
         await install_packages(settings, settings.packages_dir)
-    plan, client_plan, look = plans(settings, settings.policy)
+    plan, client_plan, look = plans(settings, settings.policy, settings.warmth)
     for note in plan.view.notes:
         # What somebody wrote into the policy and does not get is worth a look; the rest is for the log.
         log.log(logging.WARNING if note.startswith("filesystem.") else logging.INFO, "%s", note)
@@ -60,7 +62,7 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
             if client.is_over and "bwrap: " in client.last_lines:
                 raise diagnosis.unavailable([f"the gateway's wall: {client.last_lines}"])
             guard_client(supervisor, client)
-            _announce(ready_fd, walls=supervisor.tier)
+            _announce(ready_fd, walls=supervisor.tier, cold=supervisor.cold)
             os.close(ready_fd)
             ended = asyncio.ensure_future(client.ended())
             stop = asyncio.ensure_future(told.wait())
@@ -114,7 +116,9 @@ async def install_packages(settings: SupervisorSettings, prefix: str) -> None:
             raise packages.failure(wanted, str(status), lines)
 
 
-def plans(settings: SupervisorSettings, policy: SandboxPolicy) -> tuple[WallPlan, WallPlan, Callable[[], View]]:
+def plans(
+    settings: SupervisorSettings, policy: SandboxPolicy, warmth: Warmth | None = None
+) -> tuple[WallPlan, WallPlan, Callable[[], View]]:
     """How to build the wall for programs and that for the client, and how to look again at what programs see."""
     uid = staging.sandbox_uid() if os.geteuid() == 0 else None  # None: we are somebody harmless already
     # What is installed may be read by everybody, once it is installed.
@@ -142,8 +146,19 @@ def plans(settings: SupervisorSettings, policy: SandboxPolicy) -> tuple[WallPlan
         view=view,
         uid=uid,
         python=settings.python,
+        warmth=trusted(warmth, view.write_roots) if warmth is not None else None,
     )
-    return plan, replace(plan, view=gateway_view(facts, settings.run_dir)), look
+    return plan, replace(plan, view=gateway_view(facts, settings.run_dir), warmth=None), look
+
+
+def trusted(warmth: Warmth, write_roots: Sequence[str]) -> Warmth:
+    """With the directories only that sandboxed code can't put a module into, for the launcher to import."""
+    safe = [
+        path
+        for path in map(os.path.realpath, warmth.more_path)
+        if not is_below(path, write_roots) and not any(is_below(root, [path]) for root in write_roots)
+    ]
+    return replace(warmth, more_path=tuple(safe))
 
 
 def _announce(fd: int, **facts: Any) -> None:
@@ -166,6 +181,8 @@ def main(arguments: Sequence[str]) -> int:
     ready_fd = os.dup(settings.ready_fd)  # the client's copy is closed once it has it
     try:
         return asyncio.run(supervise(settings, ready_fd))
+    except PreloadError as error:
+        _announce(ready_fd, preload=[error.module, error.reason])
     except PolicyError as error:
         _announce(ready_fd, policy=[error.where, error.reason, error.hint])
     except ProgramStartError as error:

@@ -8,22 +8,24 @@ bubblewrap make user namespaces.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from ipybox.errors import ProgramStartError
+from ipybox.errors import PreloadError, ProgramStartError
 from ipybox.process import bootstrap, warden
-from ipybox.process.descriptors import memory_file, writable
+from ipybox.process.descriptors import memory_file, readable, writable
+from ipybox.process.warm import Warmth
 from ipybox.sandbox import confine, staging
 from ipybox.sandbox.bubblewrap import Bubblewrap
-from ipybox.sandbox.launcher import Program
+from ipybox.sandbox.launcher import PACKET, Program
 from ipybox.sandbox.view import Mount, View
 
 log = logging.getLogger("ipybox.sandbox")
@@ -43,12 +45,14 @@ class WallPlan:
         view: What is seen behind it.
         uid: The user that root becomes for it; None when we are not root.
         python: Interpreter for the launcher.
+        warmth: What programs go on from that are forked and not executed, where the wall can do that.
     """
 
     bubblewrap: Bubblewrap
     view: View
     uid: int | None
     python: str
+    warmth: Warmth | None = None
 
 
 class Launched(NamedTuple):
@@ -67,6 +71,8 @@ class Wall(Protocol):
     """Where programs are started."""
 
     name: str
+    cold: str | None
+    """Why programs can't be forked from what is imported already; None when they can."""
 
     def __init__(self, plan: WallPlan) -> None: ...
 
@@ -92,9 +98,10 @@ class WallProcess:
         argv: The command behind it.
         pass_fds: Descriptors that it inherits under the same numbers.
         as_pid_1: Whether the command is pid 1 there, instead of bubblewrap's own.
-        nested: Whether it may make user namespaces of its own.
+        read_only_proc: Whether nothing in ``/proc`` can be written.
         name: For the log; an empty one for what writes its own.
-        env: Its environment.
+        env: Bubblewrap's environment, and the command's.
+        inner_env: The command's, in place of that.
     """
 
     def __init__(
@@ -104,13 +111,15 @@ class WallProcess:
         pass_fds: Sequence[int] = (),
         *,
         as_pid_1: bool = False,
+        read_only_proc: bool = False,
         name: str,
         env: dict[str, str] | None = None,
+        inner_env: Mapping[str, str] | None = None,
     ) -> None:
         self._lines: deque[str] = deque(maxlen=30)
         self._prefix = f"{name}: " if name else ""
         self._loop = asyncio.get_running_loop()
-        command, fds = _command(plan, argv, as_pid_1=as_pid_1)
+        command, fds = _command(plan, argv, as_pid_1=as_pid_1, env=inner_env, read_only_proc=read_only_proc)
         read, write = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -199,6 +208,7 @@ class NestedWall:
 
     def __init__(self, plan: WallPlan) -> None:
         self._plan = plan
+        self.cold: str | None = None
         self._process: WallProcess | None = None
         self._control: socket.socket | None = None
         self._opening = asyncio.Lock()
@@ -224,8 +234,7 @@ class NestedWall:
             ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             ours.setblocking(False)
             try:
-                command = bootstrap.command(self._plan.python, "ipybox.sandbox.launcher")
-                self._process = WallProcess(self._plan, [*command, str(its.fileno())], [its.fileno()], name="launcher")
+                self._process = self._launcher(its.fileno())
             except BaseException:
                 ours.close()
                 raise
@@ -260,6 +269,27 @@ class NestedWall:
             its.close()
             os.close(request)
 
+    def _launcher(self, control: int) -> WallProcess:
+        python, warmth, module = self._plan.python, self._plan.warmth, "ipybox.sandbox.launcher"
+        if warmth is None:
+            command = bootstrap.command(python, module, str(control))
+            return WallProcess(self._plan, command, [control], name="launcher")
+        settings = memory_file(warmth.to_json())
+        try:
+            arguments = ("--warm", str(settings), str(control))
+            command = bootstrap.command(python, module, *arguments, sites=warmth.path, ignore_environment=False)
+            # As pid 1: no kernel has that pid in its own namespace, so libraries that notice a fork by it do.
+            return WallProcess(
+                self._plan,
+                command,
+                [settings, control],
+                as_pid_1=True,
+                name="launcher",
+                inner_env={**_ENVIRONMENT, **warmth.env},
+            )
+        finally:
+            os.close(settings)
+
     async def close(self) -> None:
         """Ends everything behind the wall."""
         async with self._opening:
@@ -274,21 +304,25 @@ class NestedWall:
             self._process = None
         if self._first is not None:
             first, self._first = self._first, None
-            await _readable(first)  # all behind the wall is gone when its pid 1 is
+            await readable(first)  # all behind the wall is gone when its pid 1 is
             os.close(first)
 
     async def _wait_ready(self, process: WallProcess, control: socket.socket) -> None:
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await _readable(control.fileno())
-                said, fds, _, _ = socket.recv_fds(control, 16, 1)
-                if said == b"ready" and fds:
+                await readable(control.fileno())
+                said, fds, _, _ = socket.recv_fds(control, PACKET, 1)
+                facts = json.loads(said or b"{}")
+                if "ready" in facts and fds:
                     self._first = fds[0]
+                    self.cold = facts.get("cold")
                     return
                 await process.ended()
+                if "preload" in facts:
+                    raise PreloadError(*facts["preload"])
         except TimeoutError:
             await process.kill()
-            raise ProgramStartError(f"bubblewrap did not come up within {_START_SECONDS:g} s") from None
+            raise ProgramStartError(f"the launcher did not come up within {_START_SECONDS:g} s") from None
         except OSError:
             await process.ended()
         raise ProgramStartError(process.last_lines or "bubblewrap ended without a word")
@@ -298,6 +332,7 @@ class SeparateWalls:
     """A bubblewrap for each program."""
 
     name = "one bubblewrap per kernel"
+    cold: str | None = "here every kernel needs a bubblewrap of its own"
 
     def __init__(self, plan: WallPlan) -> None:
         # In the other kind of wall each program mounts a /proc of its own; here bubblewrap's is what it gets.
@@ -330,6 +365,7 @@ class SeparateWalls:
                 [*command, "--single", *(str(fd) for fd in inherited)],
                 inherited,
                 as_pid_1=True,
+                read_only_proc=True,
                 name="sandbox",
             )
         except BaseException:
@@ -351,7 +387,7 @@ class SeparateWalls:
         watched = [pidfd for pid in below if (pidfd := _pidfd(pid)) is not None]
         await asyncio.gather(*(process.kill() for process in list(self._processes)))
         for pidfd in watched:
-            await _readable(pidfd)
+            await readable(pidfd)
             os.close(pidfd)
 
     async def _forget(self, process: WallProcess) -> None:
@@ -366,22 +402,6 @@ def _pidfd(pid: int) -> int | None:
         return None
 
 
-async def _readable(fd: int) -> None:
-    """Waits until a descriptor can be read; a pidfd can when its process is gone."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def on_ready() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(fd, on_ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
-
-
 def _masked_proc() -> Iterator[Mount]:
     for name in confine.MASKED:
         path = f"/proc/{name}"
@@ -391,17 +411,23 @@ def _masked_proc() -> Iterator[Mount]:
             yield Mount("mask_file", path)
 
 
-def _command(plan: WallPlan, argv: Sequence[str], *, as_pid_1: bool) -> tuple[list[str], list[int]]:
+def _command(
+    plan: WallPlan, argv: Sequence[str], *, as_pid_1: bool, read_only_proc: bool, env: Mapping[str, str] | None
+) -> tuple[list[str], list[int]]:
     """The command that builds a wall, and descriptors that it needs and that the caller closes."""
     if plan.uid is None:
-        command = plan.bubblewrap.command(plan.view, argv=argv, as_pid_1=as_pid_1, read_only_proc=as_pid_1)
+        command = plan.bubblewrap.command(
+            plan.view, argv=argv, env=env, as_pid_1=as_pid_1, read_only_proc=read_only_proc
+        )
         return list(command.argv), list(command.pass_fds)
     read, write = _to_stage(plan.view)
     places = staging.staged([*read, *write])
     sources = {
         m.source: staging.locate(m.source, places) for m in plan.view.mounts if m.kind in ("read", "write") and m.source
     }
-    command = plan.bubblewrap.command(plan.view, argv=argv, as_pid_1=as_pid_1, read_only_proc=as_pid_1, sources=sources)
+    command = plan.bubblewrap.command(
+        plan.view, argv=argv, env=env, as_pid_1=as_pid_1, read_only_proc=read_only_proc, sources=sources
+    )
     steps = staging.Staging(read=read, write=write, uid=plan.uid, argv=command.argv, opened=command.opened)
     fd = memory_file(steps.to_json())
     return bootstrap.command(plan.python, "ipybox.sandbox.staging", str(fd)), [*command.pass_fds, fd]

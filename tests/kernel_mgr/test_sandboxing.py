@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,14 +58,14 @@ def test_packages_come_first_on_the_paths(tmp_path: Path) -> None:
 
 def test_it_is_ready_when_both_are(tmp_path: Path) -> None:
     one = sandboxing(tmp_path)
-    assert one.take(b"") is False
-    assert one.take(b'{"walls": "best"}\n') is False
+    assert one.take([]) is False
+    assert one.take([{"walls": "best"}]) is False
     assert one.tier == "best"
-    assert one.take(b'{"gateway": true}\n') is True
+    assert one.take([{"gateway": True}]) is True
 
 
 def test_both_may_speak_at_once(tmp_path: Path) -> None:
-    assert sandboxing(tmp_path).take(b'{"gateway": true}\n{"walls": "x"}\n') is True
+    assert sandboxing(tmp_path).take([{"gateway": True}, {"walls": "x"}]) is True
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,6 @@ def test_both_may_speak_at_once(tmp_path: Path) -> None:
         ({"failed": "pip ended badly"}, GatewayStartError, "pip ended badly"),
     ],
 )
-def test_what_went_wrong_is_raised(tmp_path: Path, facts: object, kind: type[Exception], text: str) -> None:
+def test_what_went_wrong_is_raised(tmp_path: Path, facts: dict[str, Any], kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
-        sandboxing(tmp_path).take(json.dumps(facts).encode() + b"\n")
+        sandboxing(tmp_path).take([facts])

@@ -738,7 +738,9 @@ async def test_stubborn_code_is_ended_by_a_restart_and_the_error_says_so(gateway
 @pytest.mark.asyncio
 async def test_what_was_printed_and_not_sent_survives_the_restart_after_a_timeout(gateway: KernelGateway) -> None:
     async with KernelClient(gateway.host, gateway.port, interrupt_grace=0.2) as client:
-        stopping = "import os, signal, sys\nprint('a', end='')\nsys.stderr.write('b')\nos.kill(os.getpid(), signal.SIGSTOP)"
+        stopping = (
+            "import os, signal, sys\nprint('a', end='')\nsys.stderr.write('b')\nos.kill(os.getpid(), signal.SIGSTOP)"
+        )
         with pytest.raises(ExecutionTimeoutError) as caught:
             await client.execute(stopping, timeout=0.5)
         assert caught.value.result is not None

@@ -169,6 +169,19 @@ class Room:
                 return process
         raise AssertionError(f"no process runs {module}")
 
+    def kernels(self) -> list[psutil.Process]:
+        """Every kernel, forked or executed."""
+        found = [process for process in self.family() if is_kernel(process)]
+        assert found
+        return found
+
+
+def is_kernel(process: psutil.Process) -> bool:
+    """Whether this is a kernel."""
+    command = process.cmdline()
+    is_wall = bool(command) and Path(command[0]).name == "bwrap"
+    return process.name() == "ipybox-kernel" or (not is_wall and "ipybox.kernel_mgr.kernel_app" in command)
+
 
 async def _forbid_nesting() -> None:
     """Has the system refuse what a launcher asks of it to this thread, and to all that it starts."""

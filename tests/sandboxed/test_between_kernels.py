@@ -17,7 +17,6 @@ from tests.sandboxed.inside import DONE, Kernel, Room
 pytestmark = [pytest.mark.kernel, pytest.mark.sandbox]
 
 GATEWAY = "ipybox.kernel_mgr.gateway_process"
-KERNEL = "ipybox.kernel_mgr.kernel_app"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def test_kernels_share_no_namespace(plain: Room, other: Kernel) -> None:
 
 def test_kernels_do_not_see_each_other(plain: Room, other: Kernel) -> None:
     assert other.call("parentage")["pids"] == [1, 2]
-    kernels = [each for each in plain.family() if any(KERNEL in word for word in each.cmdline())]
+    kernels = plain.kernels()
     assert len(kernels) >= 2
     for process in kernels:
         assert plain.kernel.attempt("visible_of", f"/proc/{process.pid}") == "ENOENT"
@@ -84,7 +83,7 @@ def test_signals_reach_nobody_else(plain: Room, other: Kernel) -> None:
 def test_host_process_can_not_be_signalled(plain: Room, which: str) -> None:
     process = {
         "gateway": lambda: plain.process(GATEWAY),
-        "kernel": lambda: plain.process(KERNEL),
+        "kernel": lambda: plain.kernels()[0],
         "wall": lambda: plain.process(GATEWAY, wall=True),
         "top": lambda: psutil.Process(plain.gateway.pid),
     }[which]()
@@ -153,7 +152,7 @@ def test_the_gateway_is_not_root(plain: Room) -> None:
 @pytest.mark.parametrize("kind", ["user", "pid", "mnt", "net", "ipc", "uts"])
 def test_the_gateway_has_a_namespace_of_its_own(plain: Room, kind: str) -> None:
     gateway = os.readlink(f"/proc/{plain.process(GATEWAY).pid}/ns/{kind}")
-    kernel = os.readlink(f"/proc/{plain.process(KERNEL).pid}/ns/{kind}")
+    kernel = os.readlink(f"/proc/{plain.kernels()[0].pid}/ns/{kind}")
     assert len({gateway, kernel, os.readlink(f"/proc/self/ns/{kind}")}) == 3
 
 
@@ -173,15 +172,15 @@ def test_the_gateway_has_nothing_of_our_environment(plain: Room) -> None:
 
 
 def test_the_gateways_directory_is_private(plain: Room) -> None:
-    command = " ".join(plain.process(KERNEL).cmdline())
-    folder = next(Path(*Path(word).parts[:-1]) for word in command.split() if "/ipybox-" in word)
+    folder = plain.gateway._run_dir
+    assert folder is not None
     assert folder.stat().st_mode & 0o077 == 0
     assert folder.stat().st_uid in (plain.process(GATEWAY).uids().real, os.getuid())
 
 
 def test_pid_1_of_a_kernel_holds_nothing_but_its_lead(plain: Room) -> None:
     assert plain.kernel.call("pids")
-    kernel = plain.process(KERNEL)
+    kernel = plain.kernels()[0]
     parent = kernel.parent()
     assert parent is not None
     if os.geteuid() != 0:

@@ -53,7 +53,7 @@ def test_there_is_one_user_and_it_is_not_root(plain: Room) -> None:
 
 def test_on_the_host_no_sandboxed_process_is_root(plain: Room) -> None:
     assert plain.kernel.call("pids")
-    process = plain.process("ipybox.kernel_mgr.kernel_app")
+    process = plain.kernels()[0]
     assert 0 not in process.uids()
     assert 0 not in process.gids()
 

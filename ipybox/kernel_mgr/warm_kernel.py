@@ -1,0 +1,179 @@
+"""Kernels that are forked from a Python that has imported everything. A warm module. Floor: kernel_mgr.
+
+See ``process.warm`` for who calls what. In a sandbox this Python has not run ``site``: path configuration files and
+``sitecustomize`` may come from where sandboxed code writes, so they run in the fork, behind its walls.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import json
+import os
+import site
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import Any, NoReturn
+
+from ipybox.kernel_mgr import preload, renewal
+from ipybox.process import child_setup
+
+MODULE = __name__
+_MACHINERY = (
+    "IPython.core.application",
+    "IPython.core.completer",
+    "IPython.core.completerlib",
+    "IPython.core.debugger",
+    "IPython.core.history",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
+    "IPython.utils.wildcard",
+    "concurrent.futures.thread",
+    "ipykernel.comm",
+    "ipykernel.datapub",
+    "ipykernel.debugger",
+    "ipykernel.ipkernel",
+    "ipykernel.subshell_manager",
+    "ipykernel.zmqshell",
+    "jupyter_client.jsonutil",
+    "pdb",
+    "psutil",
+    "sqlite3",
+    "tornado.platform.asyncio",
+    "unicodedata",
+)
+"""What a kernel imports until its first result, besides ``kernel_app``. Some come and go with versions of IPython."""
+_DANGEROUS = ("LD_", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONPLATLIBDIR", "PYTHONEXECUTABLE", "PYTHONINSPECT")
+"""Variables by which code gets into a Python at its start, or that make it another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmSettings:
+    """What a warm Python is told.
+
+    Attributes:
+        modules: To be imported beforehand, by the owner's wish.
+        prefix: ``sys.prefix`` and ``sys.exec_prefix`` of kernels; None is what they are here.
+        argv: The command that a kernel would otherwise be started with.
+    """
+
+    modules: tuple[str, ...] = ()
+    prefix: tuple[str, str] | None = None
+    argv: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """The form in which it travels."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> WarmSettings:
+        """Reads what :meth:`to_json` wrote."""
+        data: dict[str, Any] = json.loads(text)
+        prefix = data["prefix"]
+        return cls(
+            modules=tuple(data["modules"]),
+            prefix=(prefix[0], prefix[1]) if prefix is not None else None,
+            argv=tuple(data["argv"]),
+        )
+
+
+def obstacle(env: Mapping[str, str]) -> str | None:
+    """Why kernels with this environment can't be forked but need a Python that starts in it; None if they can."""
+    found = sorted(name for name in env if name.startswith(_DANGEROUS))
+    if not found:
+        return None
+    return f"the environment of kernels has {', '.join(found)}, which only a Python that starts heeds"
+
+
+_settings = WarmSettings()
+
+
+def prepare(text: str, path: Sequence[str]) -> None:
+    """Imports what kernels need.
+
+    Args:
+        text: :class:`WarmSettings` as JSON.
+        path: Directories that only modules of the owner's wish may come from.
+
+    Raises:
+        PreloadError: A module of the owner's wish can't be imported, or can't be shared by forks.
+    """
+    global _settings
+    _settings = WarmSettings.from_json(text)
+    if _settings.prefix is not None:
+        sys.prefix, sys.exec_prefix = _settings.prefix
+    sys.modules["debugpy"] = None  # type: ignore[assignment]  # see kernel_app.main
+    kernel_app = import_module("ipybox.kernel_mgr.kernel_app")
+    for name in _MACHINERY:
+        try:
+            import_module(name)
+        except ImportError:
+            continue
+    del sys.modules["debugpy"]
+    kernel_app.prepare()
+    if _settings.modules:
+        sys.path.extend(entry for entry in path if entry not in sys.path)
+        preload.load(_settings.modules)
+
+
+def run(env: Mapping[str, str]) -> NoReturn:
+    """Becomes a kernel."""
+    code = 1
+    try:
+        child_setup.python_signals()
+        os.environ.clear()
+        os.environ.update(env)
+        time.tzset()
+        _become_ordinary()
+        renewal.renew()
+        from ipybox.kernel_mgr import kernel_app
+
+        kernel_app.main()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _leave(code)
+
+
+def _become_ordinary() -> None:
+    """Makes this Python look like one that was started for a kernel, and lets it run what ``site`` runs."""
+    if _settings.argv:
+        sys.orig_argv[:] = _settings.argv
+    if not sys.flags.no_site:
+        return
+    index = type(sys.flags).__match_args__.index("no_site")
+    # `multiprocessing` hands flags on to the Pythons that it starts, and those want `site`.
+    ctypes.pythonapi.PyStructSequence_SetItem(
+        ctypes.py_object(sys.flags), ctypes.c_ssize_t(index), ctypes.py_object(_immortal(0))
+    )
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    sys.path[:0] = [os.path.abspath(entry) for entry in entries]
+    site.main()
+
+
+def _immortal(value: int) -> int:
+    """A reference for somebody who takes one without asking."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
+    return value
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends as Python does, but for taking itself apart: the process is gone anyway."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        gc.disable()
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code & 0xFF)
