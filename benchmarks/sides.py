@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -54,37 +55,36 @@ def versions(name: SideName) -> dict[str, str]:
 
 
 class IpyboxSide:
-    """This ipybox."""
+    """This ipybox, with a sandbox for each kernel where the system is Linux: nobody else has one there."""
 
-    @asynccontextmanager
-    async def gateway(self) -> AsyncIterator[Gateway]:
+    def gateway(self) -> AbstractAsyncContextManager[Gateway]:
         """A gateway of its own."""
-        from ipybox.kernel_mgr.server import KernelGateway
-
-        async with KernelGateway(host=HOST, port=self._port()) as gateway:
-            yield _ClientKernels(gateway.port, self._connect)
+        return self.gateway_with(sandbox=sys.platform.startswith("linux"))
 
     @asynccontextmanager
-    async def sandboxed_gateway(self) -> AsyncIterator[Gateway]:
-        """The same with a sandbox for each kernel, which only we have on Linux."""
+    async def gateway_with(self, **options: Any) -> AsyncIterator[Gateway]:
+        """A gateway with options that only we have."""
         from ipybox.kernel_mgr.server import KernelGateway
 
-        async with KernelGateway(host=HOST, port=self._port(), sandbox=True) as gateway:
+        async with KernelGateway(host=HOST, port=0, **options) as gateway:
             yield _ClientKernels(gateway.port, self._connect)
-
-    def _port(self) -> int:
-        return 0
 
     async def _connect(self, client: Any) -> None:
         await client.connect()
 
 
-class PeerSide(IpyboxSide):
+class PeerSide:
     """The peer. It has the same API, except that it picks no port and that its gateway returns before it listens."""
 
-    def _port(self) -> int:
+    @asynccontextmanager
+    async def gateway(self) -> AsyncIterator[Gateway]:
+        """A gateway of its own; its kernels have no sandbox."""
+        from ipybox.kernel_mgr.server import KernelGateway
+
         with socket.create_server((HOST, 0)) as listener:
-            return int(listener.getsockname()[1])
+            port = int(listener.getsockname()[1])
+        async with KernelGateway(host=HOST, port=port):
+            yield _ClientKernels(port, self._connect)
 
     async def _connect(self, client: Any) -> None:
         # By default it looks once a second, which would cost it up to a second at the start of a gateway.

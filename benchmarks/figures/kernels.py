@@ -36,7 +36,7 @@ async def _time_executions(kernel: Kernel) -> list[float]:
 @figure(
     "connect",
     Row(key="seconds", title="new kernel: connect to first result", unit="ms", factor=1000),
-    size=10,
+    size=20,
     quick_size=4,
 )
 async def connect(side: Side, size: int, record: Record) -> None:
@@ -51,7 +51,7 @@ async def connect(side: Side, size: int, record: Record) -> None:
 @figure(
     "turnover",
     Row(key="rate", title=f"fresh kernel, run, destroy; {_CONCURRENT} at a time", unit="1/s"),
-    size=24,
+    size=60,
     quick_size=8,
     timeout=180,
 )
@@ -79,8 +79,9 @@ async def turnover(side: Side, size: int, record: Record) -> None:
 @figure(
     "memory",
     Row(key="bytes", title="memory per idle kernel, PSS, {size} alive", unit="MB", factor=1e-6),
-    size=10,
+    size=50,
     quick_size=10,
+    timeout=240,
 )
 async def memory(side: Side, size: int, record: Record) -> None:
     """Everything that a kernel adds to the processes of a gateway that has served one before."""
@@ -116,21 +117,21 @@ def _proportional_set_size(pid: int) -> int:
     Row(key="execute", title="execute 1+1, {size} kernels alive", unit="ms", factor=1000),
     Row(key="execute_growth", title="    times the same with one", kind="median"),
     sides=GATEWAYS,
-    size=20,
+    size=100,
     quick_size=10,
-    timeout=240,
+    timeout=400,
 )
 async def crowd(side: Side, size: int, record: Record) -> None:
     """What idle kernels cost the others."""
     async with side.gateway() as gateway, AsyncExitStack() as stack:
         await _connect_once(gateway)
-        connects = [await _connect_once(gateway) for _ in range(5)]
+        connects = [await _connect_once(gateway) for _ in range(10)]
         kernel = await stack.enter_async_context(gateway.kernel())
         executions = await _time_executions(kernel)
         for _ in range(size - 1):
             other = await stack.enter_async_context(gateway.kernel())
             await other.execute("1+1")
-        connects_in_crowd = [await _connect_once(gateway) for _ in range(5)]
+        connects_in_crowd = [await _connect_once(gateway) for _ in range(10)]
         executions_in_crowd = await _time_executions(kernel)
         for seconds in connects_in_crowd:
             record.add("connect", seconds)

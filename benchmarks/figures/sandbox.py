@@ -26,6 +26,7 @@ async def _call(kernel: Kernel) -> float:
 
 @figure(
     "sandbox",
+    Row(key="plain connect", title="new kernel without a sandbox: connect to first result", unit="ms", factor=1000),
     Row(key="connect", title="new sandboxed kernel: connect to first result", unit="ms", factor=1000),
     Row(key="connect more", title="    median, more than without a sandbox", unit="ms", factor=1000),
     Row(key="execute", title="execute 1+1 in a sandbox", unit="ms", factor=1000),
@@ -40,19 +41,20 @@ async def sandbox(side: Side, size: int, record: Record) -> None:
     """Kernels of two gateways in turns, so that the machine's mood hits both."""
     assert isinstance(side, IpyboxSide)
     begin = time.perf_counter()
-    async with side.sandboxed_gateway() as inside:
+    async with side.gateway_with(sandbox=True) as inside:
         await _connect(inside)
         record.add("start", time.perf_counter() - begin)
         await _compare(inside, side, size, record)
 
 
 async def _compare(inside: Gateway, side: IpyboxSide, size: int, record: Record) -> None:
-    async with side.gateway() as outside:
+    async with side.gateway_with() as outside:
         await _connect(outside)
         plain = []
         sandboxed = []
         for _ in range(size):
             plain.append(await _connect(outside))
+            record.add("plain connect", plain[-1])
             sandboxed.append(await _connect(inside))
             record.add("connect", sandboxed[-1])
         record.add("connect more", median(sandboxed) - median(plain))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import psutil
 
@@ -42,7 +42,7 @@ class Admission:
     """Lets kernels start.
 
     Args:
-        alive: Tells how many there are, starting ones included.
+        alive: Tells how many there are, starting ones included, but not those in line.
         max_kernels: How many there may be; None is as many as there is memory for.
         at_once: How many may start at the same time.
         available: Tells how many bytes of memory are free.
@@ -68,7 +68,7 @@ class Admission:
 
     def check(self) -> None:
         """Raises :class:`FullError` when one more is not to be thought of."""
-        if self._max_kernels is not None and self._alive() >= self._max_kernels:
+        if self._max_kernels is not None and self._alive() + self.waiting >= self._max_kernels:
             raise FullError(f"there are {self._max_kernels} kernels, and max_kernels allows no more", _RETRY)
         if (free := self._available()) < self._reserved:
             raise FullError(f"{free >> 20} MiB of memory are free, and {self._reserved >> 20} are kept so", _RETRY)
@@ -76,10 +76,18 @@ class Admission:
         if ahead > _PATIENCE:
             raise FullError(f"{self.waiting} kernels are waiting to be started", ahead)
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """A place among those that start; to be left when the kernel is up."""
+    def slot(self) -> AbstractAsyncContextManager[None]:
+        """Takes a place in line at once, for one among those that start, which is to be left when the kernel is up.
+
+        Raises:
+            FullError: See :meth:`check`.
+        """
+        self.check()
         self.waiting += 1
+        return self._slot()
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
         try:
             await self._slots.acquire()
         finally:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 KERNEL_NAME = "ipybox"
 _POLITE = 1.0
 """Seconds that an idle kernel gets to end by itself, so that its exit handlers run."""
+_LONG_START = 5.0
+"""Seconds after which a start that is not over takes no processor's time from others any more: it waits, or hangs."""
 _IPC_PATH = 100
 """Unix sockets have paths of at most 107 bytes (103 on macOS)."""
 
@@ -227,28 +229,30 @@ class GatewayKernels(AsyncMappingKernelManager):
                 self._expect_connection(pooled)
                 return pooled
         try:
-            self._admission.check()
+            slot = self._admission.slot()
         except FullError as error:
             raise FullHTTPError(error) from error
         started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         task = asyncio.get_running_loop().create_task(
-            self._start_in_turn(started, kernel_id=kernel_id, path=path, **kwargs)
+            self._start_in_turn(slot, started, kernel_id=kernel_id, path=path, **kwargs)
         )
         self._starts.add(task)
         task.add_done_callback(self._starts.discard)
         return await asyncio.shield(started)
 
-    async def _start_in_turn(self, started: asyncio.Future[str], **kwargs: Any) -> None:
+    async def _start_in_turn(
+        self, slot: AbstractAsyncContextManager[None], started: asyncio.Future[str], **kwargs: Any
+    ) -> None:
         """Starts a kernel when it is its turn, and holds its place until it answers: until then it takes the most."""
         try:
-            async with self._admission.slot():
+            async with slot:
                 kernel_id: str = await super().start_kernel(**kwargs)
                 if not started.done():
                     started.set_result(kernel_id)
                 hub = self.hubs.get(kernel_id)
                 if hub is not None:
                     with suppress(KernelStartError):
-                        await hub.wait_ready(self.kernel_info_timeout)
+                        await hub.wait_ready(_LONG_START)
         except Exception as error:
             if not started.done():
                 started.set_exception(error)
@@ -258,9 +262,8 @@ class GatewayKernels(AsyncMappingKernelManager):
         return len(self._kernels.keys() | self._pending_kernels.keys())
 
     async def _start_for_pool(self) -> str:
-        self._admission.check()
         started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        await self._start_in_turn(started, kernel_name=self.default_kernel_name)
+        await self._start_in_turn(self._admission.slot(), started, kernel_name=self.default_kernel_name)
         kernel_id = started.result()
         self._cancel_abandonment(kernel_id)
         if not await self._is_good(kernel_id):
