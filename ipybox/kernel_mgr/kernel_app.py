@@ -24,13 +24,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import zmq
-from ipykernel import kernelapp
+from ipykernel import ipkernel, kernelapp
 from ipykernel.compiler import XCachingCompiler
 from ipykernel.iostream import IOPubThread
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.profiledir import ProfileDir
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
@@ -151,6 +152,25 @@ class Shell(ZMQInteractiveShell):
         self.events.trigger = interruptible
 
 
+class Profile(ProfileDir):
+    """IPython's directory for its own files, without the folders in it that a kernel puts nothing into."""
+
+    def _mkdir(self, path: str, mode: int | None = None) -> bool:
+        return False
+
+
+class _SysWithoutModules:
+    """``sys`` for a constructor that makes a list of all modules for a debugger, which there is none of.
+
+    In a fork that list costs a millisecond, and a megabyte of memory that it would share otherwise.
+    """
+
+    modules: ClassVar[dict[str, Any]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys, name)
+
+
 class Kernel(IPythonKernel):
     """IPython's kernel with per-execution options and an end that loses nothing."""
 
@@ -160,9 +180,11 @@ class Kernel(IPythonKernel):
 
     def __init__(self, **kwargs: Any) -> None:
         self.interrupts = Interrupts()
-        if Shell.initialized() and _said(Shell.instance().config) != _said(kwargs["parent"].config):
-            Shell.clear_instance()  # the system's configuration of IPython says more than an early shell knew
-        super().__init__(**kwargs)
+        ipkernel.sys = _SysWithoutModules()
+        try:
+            super().__init__(**kwargs)
+        finally:
+            ipkernel.sys = sys
         if self.shell.kernel is not self:
             self.shell.adopt(self)
 
@@ -290,11 +312,6 @@ class Kernel(IPythonKernel):
                 os.close(back)
 
 
-def _said(config: Config) -> dict[str, Any]:
-    """What a configuration says; looking for a section in one makes an empty one."""
-    return {section: said for section, said in config.items() if said}
-
-
 def _failure(name: str, value: str) -> dict[str, Any]:
     return {
         "status": "error",
@@ -359,6 +376,24 @@ class KernelApp(IPKernelApp):
     outstream_class = "ipybox.kernel_mgr.kernel_stdio.KernelStream"
 
     inherited: Inheritance | None = None
+
+    def init_crash_handler(self) -> None:
+        """A traceback in the log is all that is wanted of a kernel that fails."""
+
+    def init_profile_dir(self) -> None:
+        """An empty one, which nobody has configured anything in."""
+        self.profile_dir = Profile(location=os.path.join(self.ipython_dir, "profile_default"))
+
+    def init_config_files(self) -> None:
+        """There are none: IPython would look for some in the working directory as well."""
+
+    def load_config_file(self, *args: Any, **kwargs: Any) -> None:
+        """A kernel is the same on every machine."""
+
+    def update_config(self, config: Config) -> None:
+        """Does nothing for what is said already, which otherwise takes a look at every setting there is."""
+        if config != self.config:
+            super().update_config(config)
 
     def parse_command_line(self, argv: Any = None) -> None:
         """Reads no arguments when everything that a kernel has to know is inherited."""

@@ -1,8 +1,9 @@
 """What a fork must not share with others of the same origin. Floor: kernel_mgr.
 
 Looked at one by one, see ``docs/decisions/0016``. Python itself seeds ``random`` anew after each fork, and ``uuid4``,
-``secrets`` and ``os.urandom`` ask the system. What notices a fork by its pid does not notice one here: in their own
-pid namespaces all kernels have the same.
+``secrets`` and ``os.urandom`` ask the system. In their own pid namespaces all kernels have the same pid, so what tells
+one process from another by its pid takes all kernels for one; it must not take them for the process that they were
+forked from, which therefore has a pid that no kernel has.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import itertools
 import os
 import sys
 from typing import Any
+
+_ORIGIN = os.getpid()
 
 
 def renew() -> None:
@@ -40,7 +43,8 @@ def _uuid(module: Any) -> None:
 
 
 def _ssl(module: Any) -> None:
-    module.RAND_add(os.urandom(32), 32.0)
+    if os.getpid() == _ORIGIN:  # OpenSSL goes by the pid; telling it costs a millisecond
+        module.RAND_add(os.urandom(32), 32.0)
 
 
 def _numpy(module: Any) -> None:

@@ -18,7 +18,7 @@ from ipybox.errors import GatewayStartError, PolicyError, SandboxUnavailableErro
 from ipybox.kernel_mgr import warm_kernel
 from ipybox.kernel_mgr.gateway_start import GatewayStart, kernel_argv
 from ipybox.kernel_mgr.seatbelt_kernels import SeatbeltSettings
-from ipybox.kernel_mgr.warm_kernel import WarmSettings
+from ipybox.kernel_mgr.warm_kernel import PythonFacts, WarmSettings
 from ipybox.process import bootstrap
 from ipybox.process.descriptors import memory_file
 from ipybox.process.warm import Warmth
@@ -201,7 +201,8 @@ class Sandboxing:
         return not self._awaited
 
     def _warmth(self, kernel_env: Mapping[str, str], preload: Sequence[str]) -> Warmth:
-        settings = WarmSettings(modules=tuple(preload), prefix=(sys.prefix, sys.exec_prefix), argv=kernel_argv())
+        python = PythonFacts.of_this_one(site_packages())
+        settings = WarmSettings(modules=tuple(preload), python=python, argv=kernel_argv())
         entries = kernel_env.get("PYTHONPATH", "").split(os.pathsep)  # installed packages are among them
         return Warmth(
             module=warm_kernel.MODULE,

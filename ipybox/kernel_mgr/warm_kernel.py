@@ -53,17 +53,47 @@ _DANGEROUS = ("LD_", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONPLATLIBDIR", "P
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PythonFacts:
+    """What ``site`` had found out about a Python when it ran.
+
+    Attributes:
+        prefix: ``sys.prefix``.
+        exec_prefix: ``sys.exec_prefix``.
+        sites: Directories with installed packages.
+        site_prefixes: ``site.PREFIXES``.
+        user_site: ``site.ENABLE_USER_SITE``.
+    """
+
+    prefix: str
+    exec_prefix: str
+    sites: Sequence[str]
+    site_prefixes: Sequence[str]
+    user_site: bool | None
+
+    @classmethod
+    def of_this_one(cls, sites: Sequence[str]) -> PythonFacts:
+        """Those of the running Python."""
+        return cls(
+            prefix=sys.prefix,
+            exec_prefix=sys.exec_prefix,
+            sites=sites,
+            site_prefixes=site.PREFIXES,
+            user_site=site.ENABLE_USER_SITE,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WarmSettings:
     """What a warm Python is told.
 
     Attributes:
         modules: To be imported beforehand, by the owner's wish.
-        prefix: ``sys.prefix`` and ``sys.exec_prefix`` of kernels; None is what they are here.
+        python: The Python of kernels, where this one has not run ``site``; None where it has.
         argv: The command that a kernel would otherwise be started with.
     """
 
     modules: tuple[str, ...] = ()
-    prefix: tuple[str, str] | None = None
+    python: PythonFacts | None = None
     argv: tuple[str, ...] = ()
 
     def to_json(self) -> str:
@@ -74,10 +104,10 @@ class WarmSettings:
     def from_json(cls, text: str) -> WarmSettings:
         """Reads what :meth:`to_json` wrote."""
         data: dict[str, Any] = json.loads(text)
-        prefix = data["prefix"]
+        python = data["python"]
         return cls(
             modules=tuple(data["modules"]),
-            prefix=(prefix[0], prefix[1]) if prefix is not None else None,
+            python=PythonFacts(**python) if python is not None else None,
             argv=tuple(data["argv"]),
         )
 
@@ -105,8 +135,10 @@ def prepare(text: str, path: Sequence[str]) -> None:
     """
     global _settings
     _settings = WarmSettings.from_json(text)
-    if _settings.prefix is not None:
-        sys.prefix, sys.exec_prefix = _settings.prefix
+    python = _settings.python
+    if python is not None:
+        sys.prefix, sys.exec_prefix = python.prefix, python.exec_prefix
+        site.PREFIXES[:], site.ENABLE_USER_SITE = python.site_prefixes, python.user_site
     sys.modules["debugpy"] = None  # type: ignore[assignment]  # see kernel_app.main
     kernel_app = import_module("ipybox.kernel_mgr.kernel_app")
     for name in _MACHINERY:
@@ -147,7 +179,8 @@ def _become_ordinary() -> None:
     """Makes this Python look like one that was started for a kernel, and lets it run what ``site`` runs."""
     if _settings.argv:
         sys.orig_argv[:] = _settings.argv
-    if not sys.flags.no_site:
+    python = _settings.python
+    if python is None:
         return
     index = type(sys.flags).__match_args__.index("no_site")
     # `multiprocessing` hands flags on to the Pythons that it starts, and those want `site`.
@@ -156,7 +189,20 @@ def _become_ordinary() -> None:
     )
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:0] = [os.path.abspath(entry) for entry in entries]
-    site.main()
+    _run_site(python)
+
+
+def _run_site(python: PythonFacts) -> None:
+    """What ``site.main`` does, but for finding out what is known already."""
+    known = site.removeduppaths()
+    if site.ENABLE_USER_SITE:
+        known = site.addusersitepackages(known)
+    for directory in python.sites:
+        site.addsitedir(directory, known)
+    for step in (site.setquit, site.setcopyright, site.sethelper, site.enablerlcompleter, site.execsitecustomize):
+        step()
+    if site.ENABLE_USER_SITE:
+        site.execusercustomize()
 
 
 def _immortal(value: int) -> int:
