@@ -32,6 +32,8 @@ from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.profiledir import ProfileDir
+from jupyter_client.session import new_id
+from tornado.ioloop import IOLoop
 from traitlets.config import Config
 from zmq.eventloop.zmqstream import ZMQStream
 
@@ -43,6 +45,8 @@ from ipybox.kernel_mgr.wire import METADATA_KEY
 
 _CONNECT_PATIENCE = 10.0
 _CONNECT_LOOK = 0.005
+_TRIALS = 10
+"""Python writes into a function's code when it is called, until it has been called that often."""
 
 
 def pack(message: Any) -> bytes:
@@ -103,7 +107,10 @@ class Shell(ZMQInteractiveShell):
         """Makes the one shell of this process before there is a kernel for it, in a Python that is to be forked."""
         cls._is_early = True
         try:
-            cls.instance(config=configuration(), compiler_class=Compiler, user_module=None, user_ns=None)
+            shell = cls.instance(config=configuration(), compiler_class=Compiler, user_module=None, user_ns=None)
+            shell.extension_manager.load_extension("storemagic")  # as every kernel does
+            for _ in range(_TRIALS):
+                shell.run_cell("None", store_history=False, silent=True)
         finally:
             cls._is_early = False
 
@@ -132,8 +139,12 @@ class Shell(ZMQInteractiveShell):
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Runs one statement of a cell."""
-        with self.kernel.interrupts.user_code():
+        with self._interruptible():
             return bool(await super().run_code(code_obj, result, async_=async_))
+
+    def _interruptible(self) -> AbstractContextManager[None]:
+        kernel: Kernel | None = self.kernel  # an early shell has none
+        return nullcontext() if kernel is None else kernel.interrupts.user_code()
 
     def _tee(self, channel: str) -> AbstractContextManager[None]:
         """IPython would keep a second copy of everything that is ever printed, for the ``%notebook`` magic."""
@@ -145,8 +156,7 @@ class Shell(ZMQInteractiveShell):
         trigger = self.events.trigger
 
         def interruptible(*args: Any, **kwargs: Any) -> None:
-            kernel: Kernel | None = self.kernel  # an early shell has none
-            with nullcontext() if kernel is None else kernel.interrupts.user_code():
+            with self._interruptible():
                 trigger(*args, **kwargs)
 
         self.events.trigger = interruptible
@@ -377,15 +387,29 @@ class KernelApp(IPKernelApp):
 
     inherited: Inheritance | None = None
 
+    def become(self) -> None:
+        """This process is the kernel's, though it may be the fork of one in which this was made."""
+        self.session.session = new_id()
+        self.session.pid = os.getpid()
+        KernelStream.log.adopt()
+
     def init_crash_handler(self) -> None:
         """A traceback in the log is all that is wanted of a kernel that fails."""
 
     def init_profile_dir(self) -> None:
         """An empty one, which nobody has configured anything in."""
-        self.profile_dir = Profile(location=os.path.join(self.ipython_dir, "profile_default"))
+        profile: Profile = getattr(self, "profile_dir", None) or Profile()
+        self.profile_dir = profile
+        profile.location = os.path.join(self.ipython_dir, "profile_default")
 
     def init_config_files(self) -> None:
         """There are none: IPython would look for some in the working directory as well."""
+
+    def init_code(self) -> None:
+        """Runs no startup files, which could be the system's, but the one that Python itself would run."""
+        if os.environ.get("PYTHONSTARTUP"):
+            self._exec_file(os.environ["PYTHONSTARTUP"])
+        self.shell.user_ns_hidden.update(self.shell.user_ns)
 
     def load_config_file(self, *args: Any, **kwargs: Any) -> None:
         """A kernel is the same on every machine."""
@@ -507,9 +531,16 @@ def configuration() -> Config:
 
 
 def prepare() -> None:
-    """Makes what can be made of a kernel before its process is forked."""
-    KernelApp.instance(config=configuration())
+    """Makes what can be made of a kernel before its process is forked.
+
+    What every kernel does first is done once as well, as far as it leaves nothing behind: Python and OpenSSL change
+    their memory when they do something for the first time, and what is changed after a fork is not shared any more.
+    """
+    app = KernelApp.instance(config=configuration())
+    app.profile_dir = Profile()
+    app.session.sign([b""])
     Shell.make_early()
+    IOLoop(make_current=False).close(all_fds=True)
 
 
 def main() -> None:
@@ -517,7 +548,7 @@ def main() -> None:
     sys.argv[0] = "ipybox-kernel"
     app = KernelApp.instance(config=configuration())
     app.inherited = Inheritance.take()
-    KernelStream.log.adopt()
+    app.become()
     arguments = sys.argv[1:]
     sys.argv = [""]  # code that reads its arguments must not find the kernel's
     # A debugger that nobody attaches to would take a third of the start and 7 MB.

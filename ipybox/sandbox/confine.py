@@ -130,15 +130,18 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str |
     _call(f"mount {kind or source} on {target}", result)
 
 
-def private_mounts(directories: Sequence[PrivateDirectory]) -> None:
+def private_mounts(directories: Sequence[PrivateDirectory], points: Sequence[str]) -> None:
     """A ``/proc`` of this pid namespace's own, terminals of its own, and empty, sized directories.
 
     What the outer wall had bound below such a directory is still there afterwards.
+
+    Args:
+        directories: Which.
+        points: Every mount point, see :func:`mount_points`.
     """
     mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     if os.path.isdir("/dev/pts"):
         mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620")
-    points = mount_points()
     for directory in directories:
         kept = [(point, clone(point)) for point in outermost(points, below=directory.path)]
         # Names cost memory as well, which counts as nobody's.

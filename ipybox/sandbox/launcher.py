@@ -95,6 +95,7 @@ def serve(control: socket.socket, run: warm.Run | None = None, **facts: Any) -> 
     confine.all_descriptors()
     for unix_sockets in (False, True):
         _filter(unix_sockets)  # made once, and not in each fork
+    _mount_points()
     first = os.pidfd_open(1)  # with it the supervisor can tell when all behind this wall is gone
     socket.send_fds(control, [json.dumps({"ready": True, **facts}).encode()[:PACKET]], [first])
     os.close(first)
@@ -135,7 +136,7 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], run: war
     confine.not_dumpable()
     if nested:
         os.setsid()
-        confine.private_mounts([confine.PrivateDirectory(*item) for item in program.private])
+        confine.private_mounts([confine.PrivateDirectory(*item) for item in program.private], _mount_points())
         for path in program.pinned_links:
             confine.pin_link(path)
         confine.loopback_up()
@@ -165,6 +166,12 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], run: war
     os.close(its)
     _report(lead, exit=_until_ended(lead, child, wakeup))
     os._exit(0)
+
+
+@cache
+def _mount_points() -> list[str]:
+    """Those of the outer wall: nobody behind it can change them any more."""
+    return confine.mount_points()
 
 
 @cache
