@@ -43,6 +43,7 @@ from ipybox.kernel_mgr.kernel_interrupts import Interrupts
 from ipybox.kernel_mgr.kernel_stdio import KernelStream, finish_cell, follow_threads, keep_last_words
 from ipybox.kernel_mgr.wire import METADATA_KEY
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _CONNECT_PATIENCE = 10.0
 _CONNECT_LOOK = 0.005
 _TRIALS = 10
@@ -386,6 +387,8 @@ class KernelApp(IPKernelApp):
     outstream_class = "ipybox.kernel_mgr.kernel_stdio.KernelStream"
 
     inherited: Inheritance | None = None
+    _has_pdb = False
+    _has_logger = False
 
     def become(self) -> None:
         """This process is the kernel's, though it may be the fork of one in which this was made."""
@@ -395,6 +398,18 @@ class KernelApp(IPKernelApp):
 
     def init_crash_handler(self) -> None:
         """A traceback in the log is all that is wanted of a kernel that fails."""
+
+    def init_pdb(self) -> None:
+        """Once for all forks."""
+        if not self._has_pdb:
+            super().init_pdb()
+            self._has_pdb = True
+
+    def configure_tornado_logger(self) -> None:
+        """Once for all forks."""
+        if not self._has_logger:
+            super().configure_tornado_logger()
+            self._has_logger = True
 
     def init_profile_dir(self) -> None:
         """An empty one, which nobody has configured anything in."""
@@ -496,7 +511,7 @@ class KernelApp(IPKernelApp):
     def init_poller(self) -> None:
         """Dies with the gateway at once; ipykernel's poller would look once a second, and only for pid 1."""
         if sys.platform.startswith("linux"):
-            ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+            _LIBC.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
             expected = os.environ.pop("JPY_PARENT_PID", None)
             if expected is not None and os.getppid() != int(expected):
                 os._exit(1)
@@ -539,6 +554,8 @@ def prepare() -> None:
     app = KernelApp.instance(config=configuration())
     app.profile_dir = Profile()
     app.session.sign([b""])
+    app.init_pdb()
+    app.configure_tornado_logger()
     Shell.make_early()
     IOLoop(make_current=False).close(all_fds=True)
 

@@ -78,7 +78,7 @@ class Program:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Program:
+    def from_json(cls, text: str | bytes) -> Program:
         """Reads what :meth:`to_json` wrote."""
         return cls(**json.loads(text))
 
@@ -117,9 +117,8 @@ def start(request: int, lead_fd: int, fds: list[int], *, nested: bool, run: warm
     """Takes namespaces, and starts the program in them. Never returns."""
     lead = socket.socket(fileno=lead_fd)
     try:
-        with os.fdopen(request, encoding="utf-8") as file:
-            file.seek(0)
-            program = Program.from_json(file.read())
+        program = Program.from_json(os.pread(request, os.fstat(request).st_size, 0))
+        os.close(request)
         if nested:
             confine.new_namespaces()
             if os.fork():
