@@ -66,9 +66,13 @@ class Admission:
         self.waiting = 0
         """How many are in line."""
 
-    def check(self) -> None:
-        """Raises :class:`FullError` when one more is not to be thought of."""
-        if self._max_kernels is not None and self._alive() + self.waiting >= self._max_kernels:
+    def check(self, keep_free: int = 0) -> None:
+        """Raises :class:`FullError` when one more is not to be thought of.
+
+        Args:
+            keep_free: How many places are left for others afterwards.
+        """
+        if self._max_kernels is not None and self._alive() + self.waiting + keep_free >= self._max_kernels:
             raise FullError(f"there are {self._max_kernels} kernels, and max_kernels allows no more", _RETRY)
         if (free := self._available()) < self._reserved:
             raise FullError(f"{free >> 20} MiB of memory are free, and {self._reserved >> 20} are kept so", _RETRY)
@@ -76,13 +80,13 @@ class Admission:
         if ahead > _PATIENCE:
             raise FullError(f"{self.waiting} kernels are waiting to be started", ahead)
 
-    def slot(self) -> AbstractAsyncContextManager[None]:
+    def slot(self, keep_free: int = 0) -> AbstractAsyncContextManager[None]:
         """Takes a place in line at once, for one among those that start, which is to be left when the kernel is up.
 
         Raises:
             FullError: See :meth:`check`.
         """
-        self.check()
+        self.check(keep_free)
         self.waiting += 1
         return self._slot()
 

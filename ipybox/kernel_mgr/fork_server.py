@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -36,6 +37,7 @@ class _Kernel:
     pidfd: int
     lead: socket.socket
     is_over: bool = False
+    is_let_go: bool = False
 
 
 class ForkServer:
@@ -50,6 +52,9 @@ class ForkServer:
         self._control = control
         self._run = run
         self._marker = find_marker()
+        # Two descriptors for each kernel. Kernels get back the limit that they would have had.
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self._limit[1], self._limit[1]))
         self._poll = select.poll()
         self._by_pidfd: dict[int, _Kernel] = {}
         self._by_lead: dict[int, _Kernel] = {}
@@ -72,13 +77,24 @@ class ForkServer:
         packet, fds, _, _ = socket.recv_fds(self._control, 64, MAX_FDS)
         if not packet:
             return False
+        if len(fds) < 2:  # out of descriptors; who asked sees the end of the lead
+            for fd in fds:
+                os.close(fd)
+            return True
         lead = socket.socket(fileno=fds[1])
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes; those that run are not to suffer from it
+            _send(lead, error=f"no process can be made: {error.strerror}")
+            pid = -1
         if pid == 0:
             self._become(fds[0], lead, fds[2:], parent)
         for fd in (fds[0], *fds[2:]):
             os.close(fd)
+        if pid < 0:
+            lead.close()
+            return True
         pidfd = os.pidfd_open(pid)
         kernel = _Kernel(pid, pidfd, lead)
         self._by_pidfd[pidfd] = self._by_lead[lead.fileno()] = kernel
@@ -95,18 +111,21 @@ class ForkServer:
         how = os.waitid(os.P_PID, kernel.pid, os.WEXITED | os.WNOWAIT)
         assert how is not None
         _send(kernel.lead, exit=how.si_status if how.si_code == os.CLD_EXITED else -how.si_status)
+        self._collect(kernel)
 
     def _let_go(self, kernel: _Kernel) -> None:
         """The gateway closed the lead."""
         self._poll.unregister(kernel.lead.fileno())
         del self._by_lead[kernel.lead.fileno()]
+        kernel.is_let_go = True
         if not kernel.is_over:  # it gave up a kernel that runs
-            self._poll.unregister(kernel.pidfd)
-            del self._by_pidfd[kernel.pidfd]
             signal.pidfd_send_signal(kernel.pidfd, signal.SIGKILL)
-            os.close(kernel.pidfd)
-        os.waitpid(kernel.pid, 0)
-        kernel.lead.close()
+        self._collect(kernel)
+
+    def _collect(self, kernel: _Kernel) -> None:
+        if kernel.is_over and kernel.is_let_go:
+            os.waitpid(kernel.pid, 0)
+            kernel.lead.close()
 
     def _become(self, request: int, lead: socket.socket, fds: list[int], parent: int) -> None:
         """The forked process. Never returns."""
@@ -119,6 +138,7 @@ class ForkServer:
             lead_fd, moved = child_setup.set_aside(fds, lead.detach(), program.fds)
             child_setup.place(moved, program.fds)
             child_setup.default_signals()
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
             _write(self._marker, env[family.MARKER])
             _name("ipybox-kernel")
             os.chdir(program.cwd)

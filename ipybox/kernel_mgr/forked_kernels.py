@@ -25,6 +25,7 @@ from ipybox.sandbox.launcher import PACKET, Program
 log = logging.getLogger("ipybox.kernel_mgr")
 
 _START_SECONDS = 60.0
+_ATTEMPTS = 3
 _LENGTH = len(PLACEHOLDER)
 
 
@@ -129,19 +130,25 @@ class ForkedKernels:
     async def _ensure(self) -> None:
         if self.cold is not None:
             return
-        if self._process.poll() is not None and self._is_ready:
-            log.warning("the fork-server ended with %s and is started again", self._process.returncode)
-            self._control.close()
-            self._is_ready = False
-            self._process, self._control = self._spawn()
-        if self._is_ready:
-            return
-        facts = await self._first_words()
-        if "preload" in facts:
-            raise PreloadError(*facts["preload"])
-        self._is_ready = True
-        if "ready" not in facts:
-            self.cold = str(facts.get("cold") or f"the fork-server ended with {self._process.wait()}")
+        for _ in range(_ATTEMPTS):
+            if self._process.poll() is not None:
+                log.warning("the fork-server ended with %s and is started again", self._process.returncode)
+                self._control.close()
+                self._is_ready = False
+                self._process, self._control = self._spawn()
+            if self._is_ready:
+                return
+            facts = await self._first_words()
+            if "ready" in facts:
+                self._is_ready = True
+                return
+            if "preload" in facts:
+                raise PreloadError(*facts["preload"])
+            if "cold" in facts:
+                break
+            self._process.wait()
+        self.cold = str(facts.get("cold", f"the fork-server ended with {self._process.returncode}, {_ATTEMPTS} times"))
+        log.warning("kernels are not forked any more: %s", self.cold)
 
     async def _first_words(self) -> dict[str, Any]:
         try:
@@ -152,8 +159,8 @@ class ForkedKernels:
         except TimeoutError:
             self._process.kill()
             return {"cold": f"the fork-server was not ready after {_START_SECONDS:g} s"}
-        except OSError as error:
-            return {"cold": f"the fork-server is gone: {error}"}
+        except OSError:
+            return {}
 
     async def _send(self, fds: Sequence[int]) -> None:
         while True:
@@ -187,12 +194,13 @@ class ForkedChild:
             if fds:
                 return cls(lead, int(json.loads(packet)["started"]), fds[0])
         except OSError:
-            pass
+            packet = b""
         except BaseException:
             lead.close()
             raise
         lead.close()
-        raise ProgramStartError("the fork-server ended while it was asked for a kernel")
+        facts = json.loads(packet or b"{}")
+        raise ProgramStartError(facts.get("error", "the fork-server ended while it was asked for a kernel"))
 
     async def ended(self) -> None:
         """Waits for its end, which is not collected yet."""

@@ -72,7 +72,10 @@ class Guard:
         error = (kwargs.get("exc_info") or (None, None))[1]
         if isinstance(error, FullHTTPError):
             self.set_header("Retry-After", str(error.retry_after))  # type: ignore[attr-defined]
-        super().write_error(status_code, **kwargs)  # type: ignore[misc]
+        try:
+            super().write_error(status_code, **kwargs)  # type: ignore[misc]
+        except KeyError:  # Jupyter's page for people, whose templates a gateway has not got
+            web.RequestHandler.write_error(self, status_code, **kwargs)  # type: ignore[arg-type]
 
     def set_default_headers(self) -> None:
         """Says what this is, so that a client can tell it from any other server."""

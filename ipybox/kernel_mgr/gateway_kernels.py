@@ -17,7 +17,7 @@ from jupyter_server._tz import utcnow
 from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 from tornado import web
 
-from ipybox.errors import KernelStartError
+from ipybox.errors import KernelStartError, ProgramStartError
 from ipybox.exit_status import ExitStatus
 from ipybox.kernel_mgr.admission import Admission, FullError
 from ipybox.kernel_mgr.black_box import OWN_KERNEL
@@ -59,7 +59,7 @@ class KernelSpecs(KernelSpecManager):
 def own_kernel_spec() -> KernelSpec:
     """ipybox's kernel in the gateway's own Python."""
     return KernelSpec(
-        argv=list(kernel_argv()),
+        argv=[*kernel_argv(), "-f", "{connection_file}"],
         display_name=f"Python {sys.version_info[0]} (ipybox)",
         language="python",
         resource_dir=str(Path(__file__).parent),
@@ -179,6 +179,8 @@ class GatewayKernels(AsyncMappingKernelManager):
         self._admission = Admission(
             self._count, max_kernels=self.settings.max_kernels, at_once=max(2, os.cpu_count() or 1)
         )
+        self._unused: set[str] = set()
+        self._generation = 0
         self._pool = KernelPool(self.settings.pool_size, self._start_for_pool, self._is_good, self._end_unused)
 
     @property
@@ -224,21 +226,44 @@ class GatewayKernels(AsyncMappingKernelManager):
         """
         is_any = kernel_id is None and path is None and not kwargs.get("env")
         if is_any and kwargs.get("kernel_name") in (None, self.default_kernel_name):
-            pooled = await self._pool.take()
+            pooled = await self._from_pool()
             if pooled is not None:
+                self._unused.discard(pooled)
                 self._expect_connection(pooled)
                 return pooled
-        try:
-            slot = self._admission.slot()
-        except FullError as error:
-            raise FullHTTPError(error) from error
+        slot = await self._place()
         started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         task = asyncio.get_running_loop().create_task(
             self._start_in_turn(slot, started, kernel_id=kernel_id, path=path, **kwargs)
         )
         self._starts.add(task)
         task.add_done_callback(self._starts.discard)
-        return await asyncio.shield(started)
+        try:
+            return await asyncio.shield(started)
+        except ProgramStartError as error:
+            raise web.HTTPError(503, str(error)) from error
+
+    async def _from_pool(self) -> str | None:
+        if not self._pool:
+            return None
+        await self._look_again()
+        return await self._pool.take()
+
+    async def _look_again(self) -> None:
+        """Asks once which view of the files is the current one; kernels that see an older one are not given away."""
+        link = self.supervisor
+        self._generation = await link.current() if link is not None else 0
+
+    async def _place(self) -> AbstractAsyncContextManager[None]:
+        """A place in line. One that nobody uses yet makes room for one that somebody asks for."""
+        while True:
+            try:
+                return self._admission.slot()
+            except FullError as error:
+                unused = self._pool.give_up()
+                if unused is None:
+                    raise FullHTTPError(error) from error
+                await self._end_unused(unused)
 
     async def _start_in_turn(
         self, slot: AbstractAsyncContextManager[None], started: asyncio.Future[str], **kwargs: Any
@@ -263,12 +288,19 @@ class GatewayKernels(AsyncMappingKernelManager):
 
     async def _start_for_pool(self) -> str:
         started: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        await self._start_in_turn(self._admission.slot(), started, kernel_name=self.default_kernel_name)
-        kernel_id = started.result()
-        self._cancel_abandonment(kernel_id)
-        if not await self._is_good(kernel_id):
+        kernel_id: str = self.new_kernel_id()
+        slot = self._admission.slot(keep_free=1)
+        self._unused.add(kernel_id)
+        try:
+            await self._start_in_turn(slot, started, kernel_name=self.default_kernel_name, kernel_id=kernel_id)
+            started.result()
+            self._cancel_abandonment(kernel_id)
+            await self._look_again()
+            if not await self._is_good(kernel_id):
+                raise KernelStartError("it did not come up")
+        except BaseException:
             await self._end_unused(kernel_id)
-            raise KernelStartError("it did not come up")
+            raise
         return kernel_id
 
     async def _is_good(self, kernel_id: str) -> bool:
@@ -277,15 +309,17 @@ class GatewayKernels(AsyncMappingKernelManager):
         if hub is None or not hub.is_ready:
             return False
         provisioner = self._kernels[kernel_id].own_provisioner
-        return provisioner is None or await provisioner.is_current()
+        return provisioner is None or provisioner.sees(self._generation)
 
     async def _end_unused(self, kernel_id: str) -> None:
         if kernel_id in self:
             await self.shutdown_kernel(kernel_id, now=True)
+        self._unused.discard(kernel_id)
 
     def list_kernels(self) -> list[dict[str, Any]]:
-        """Every kernel that somebody has."""
-        return [model for model in super().list_kernels() if model["id"] not in self._pool]
+        """Every kernel that somebody has. One that is being started, or kept ready, is nobody's yet."""
+        ids = [id for id in self.list_kernel_ids() if id in self.hubs and id not in self._unused]
+        return [self.kernel_model(id) for id in ids]
 
     def start_watching_activity(self, kernel_id: str) -> None:
         """A kernel was started: connects its hub."""

@@ -24,5 +24,5 @@ class GatewayStart:
 
 
 def kernel_argv() -> tuple[str, ...]:
-    """The command of ipybox's own kernel, as a kernelspec writes it."""
-    return sys.executable, "-P", "-m", "ipybox.kernel_mgr.kernel_app", "-f", "{connection_file}"
+    """The command of ipybox's own kernel."""
+    return sys.executable, "-P", "-m", "ipybox.kernel_mgr.kernel_app"

@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, ClassVar
 
 import zmq
@@ -122,6 +123,8 @@ class Shell(ZMQInteractiveShell):
         self.ipython_dir = os.path.dirname(kernel.profile_dir.location)
         self.init_environment()
         self.init_virtualenv()
+        self.starting_dir = os.getcwd()
+        self.history_manager.dir_hist[:] = [Path.cwd()]
 
     def init_ipython_dir(self, ipython_dir: Any) -> None:
         """An early shell gets it with its kernel."""

@@ -60,6 +60,14 @@ class KernelPool:
             self._discard(kernel_id)
         return None
 
+    def give_up(self) -> str | None:
+        """The newest one, for who gave it away to end it; None when there is none. It is made again later."""
+        if not self._ready:
+            return None
+        kernel_id, _ = self._ready.popitem()
+        self._wanted.set()
+        return kernel_id
+
     def drop(self, kernel_id: str) -> None:
         """One has ended by itself."""
         if kernel_id in self._ready:
@@ -82,9 +90,8 @@ class KernelPool:
                     self._ready[await self._start()] = None
                 except Exception as error:
                     log.debug("no kernel for the pool: %s", error)
-                    await asyncio.sleep(
-                        _PAUSE
-                    )  # whatever it is, memory or a broken policy, it does not tell when it ends
+                    # Whatever it is, memory or a broken policy, it does not tell when it ends.
+                    await asyncio.sleep(_PAUSE)
             await self._wanted.wait()
 
     def _discard(self, kernel_id: str) -> None:

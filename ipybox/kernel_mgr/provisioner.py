@@ -195,12 +195,11 @@ class IpyboxProvisioner(LocalProvisioner):
         if self._log_fd is not None and self._gone.is_set():
             self._close_log()
 
-    async def is_current(self) -> bool:
-        """Whether the process is there, and sees what one that is started now would see."""
+    def sees(self, generation: int) -> bool:
+        """Whether the process is there, and sees this view of the files, see :meth:`SupervisorLink.current`."""
         if self.process is None or self.exit_status is not None:
             return False
-        link = self._supervisor
-        return link is None or getattr(self.process, "generation", None) == await link.current()
+        return getattr(self.process, "generation", generation) == generation
 
     def last_words(self, sent: Mapping[str, int]) -> list[tuple[str, str]]:
         """What a dead process had printed and no message carried: stream and text, in order.

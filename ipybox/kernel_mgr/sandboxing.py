@@ -209,7 +209,7 @@ class Sandboxing:
             settings=settings.to_json(),
             path=tuple(site_packages()),
             more_path=tuple(os.path.join(os.path.realpath(self._working_dir), entry) for entry in entries if entry),
-            env={name: value for name, value in kernel_env.items() if name != "PYTHONPATH"},
+            env={**warm_kernel.launcher_environment(kernel_env), "HOME": SANDBOX_HOME, "TMPDIR": "/tmp"},
         )
 
     def _packages_dir(self, run_dir: Path) -> str | None:

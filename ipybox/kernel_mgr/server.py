@@ -99,8 +99,9 @@ class KernelGateway:
         preload: Modules to import once, such as ``["numpy", "pandas"]``, for all kernels to share. One that fails,
             starts threads or opens files when it is imported ends the start with its name.
         fork: Start kernels as forks of one Python that has imported everything, which takes milliseconds. ``False``
-            starts each kernel anew. So does a system other than Linux, a ``kernel_name``, and an environment that only
-            a Python that starts heeds (``LD_PRELOAD``, ``PYTHONHOME``): :attr:`start_method` and the log say so.
+            starts each kernel anew. So does a system other than Linux, a ``kernel_name``, and in a sandbox an ``env``
+            that only a Python that starts heeds (``LD_PRELOAD``, ``OPENSSL_CONF``): :attr:`start_method` and the log
+            say so.
         pool_size: How many kernels to keep ready, so that who asks for one need not wait for its start. Each takes
             memory; :meth:`KernelClient.connect` then takes a few milliseconds.
         max_kernels: How many kernels there may be, those in the pool included. Whoever asks for more gets a
@@ -159,8 +160,8 @@ class KernelGateway:
             raise ValueError("preload is only used with fork=True: modules are imported once and shared by forks")
         self.pool_size = arguments.count("pool_size", pool_size, 0)
         self.max_kernels = None if max_kernels is None else arguments.count("max_kernels", max_kernels, 1)
-        if self.max_kernels is not None and self.pool_size > self.max_kernels:
-            raise ValueError(f"pool_size must be at most max_kernels ({self.max_kernels}), got {self.pool_size}")
+        if self.max_kernels is not None and self.pool_size >= self.max_kernels:
+            raise ValueError(f"pool_size must be less than max_kernels ({self.max_kernels}), got {self.pool_size}")
         self.start_timeout = arguments.seconds("start_timeout", start_timeout)
         self.stop_timeout = arguments.seconds("stop_timeout", stop_timeout)
         self._port = arguments.port(port, lowest=0)
@@ -410,7 +411,9 @@ class KernelGateway:
             return "only Linux forks safely"
         if self.kernel_name is not None:
             return f"kernel_name={self.kernel_name!r}"
-        return warm_kernel.obstacle(self.env) or self._cold
+        if self._sandboxing is not None and (found := warm_kernel.obstacle(self.env)) is not None:
+            return found
+        return self._cold
 
     def _cold_level(self) -> int:
         return logging.WARNING if self.preload else logging.INFO

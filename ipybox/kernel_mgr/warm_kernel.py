@@ -11,6 +11,7 @@ import ctypes
 import gc
 import json
 import os
+import re
 import site
 import sys
 import threading
@@ -48,8 +49,12 @@ _MACHINERY = (
     "unicodedata",
 )
 """What a kernel imports until its first result, besides ``kernel_app``. Some come and go with versions of IPython."""
-_DANGEROUS = ("LD_", "PYTHONHOME", "PYTHONPYCACHEPREFIX", "PYTHONPLATLIBDIR", "PYTHONEXECUTABLE", "PYTHONINSPECT")
-"""Variables by which code gets into a Python at its start, or that make it another one."""
+_HARMLESS = re.compile(
+    "LANG|LANGUAGE|LC_[A-Z]+|TZ|TERM|NO_COLOR|[A-Z]+_NUM_THREADS|MPLBACKEND|PYTHON(HASHSEED|UTF8|IOENCODING|UNBUFFERED"
+    "|OPTIMIZE|DONTWRITEBYTECODE|DEVMODE|MALLOC|NODEBUGRANGES|INTMAXSTRDIGITS|TRACEMALLOC|FAULTHANDLER|ASYNCIODEBUG)"
+)
+_LATER = re.compile("PYTHON(PATH|STARTUP|BREAKPOINT)|PYTHON_[A-Z]+")
+_AT_START = re.compile("LD_|PYTHON|OPENSSL_|GCONV_|GLIBC_|MALLOC_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|NUMBA_|NUMEXPR_|MPL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +117,32 @@ class WarmSettings:
         )
 
 
+def launcher_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """What of a sandboxed kernel's environment the Python gets that it is forked from, and that confines it.
+
+    Variables name files with code for all sorts of libraries, and such a file may be where sandboxed code writes. So
+    this is a list of what is known to be harmless; the fork gets the rest when it is behind its walls.
+    """
+    return {name: value for name, value in env.items() if _is_harmless(name, value)}
+
+
 def obstacle(env: Mapping[str, str]) -> str | None:
-    """Why kernels with this environment can't be forked but need a Python that starts in it; None if they can."""
-    found = sorted(name for name in env if name.startswith(_DANGEROUS))
+    """Why sandboxed kernels with this environment can't be forked; None if they can.
+
+    A variable that a library heeds when it is loaded, and that the launcher can't be given, would do nothing.
+    """
+    found = sorted(
+        name
+        for name, value in env.items()
+        if _AT_START.match(name) and not _LATER.fullmatch(name) and not _is_harmless(name, value)
+    )
     if not found:
         return None
     return f"the environment of kernels has {', '.join(found)}, which only a Python that starts heeds"
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    return _HARMLESS.fullmatch(name) is not None and "/" not in value
 
 
 _settings = WarmSettings()
@@ -161,6 +186,7 @@ def run(env: Mapping[str, str]) -> NoReturn:
         os.environ.clear()
         os.environ.update(env)
         time.tzset()
+        threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
         _become_ordinary()
         renewal.renew()
         from ipybox.kernel_mgr import kernel_app

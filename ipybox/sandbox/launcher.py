@@ -52,6 +52,8 @@ class Program:
         fds: Numbers that the inherited descriptors get.
         private: Directories that are its own: path, size in bytes, permissions.
         pinned_links: Symbolic links that it must not replace.
+        covered: Paths in writable places at which there has to be a mount. Who renames directories while bubblewrap
+            works can have it mount beside what it was to cover.
         processes, open_files, cpu_time, file_size, data: See :func:`confine.limit_resources`.
         unix_sockets: Whether Unix sockets can be made.
         proxy: Whether there is an egress proxy.
@@ -64,6 +66,7 @@ class Program:
     fds: Sequence[int] = ()
     private: Sequence[tuple[str, int, int]] = ()
     pinned_links: Sequence[str] = ()
+    covered: Sequence[str] = ()
     processes: int = 512
     open_files: int = 4096
     cpu_time: int | None = None
@@ -103,14 +106,26 @@ def serve(control: socket.socket, run: warm.Run | None = None, **facts: Any) -> 
         packet, fds, _, _ = socket.recv_fds(control, 64, MAX_FDS)
         if not packet:
             return
-        if os.fork() == 0:
+        if len(fds) < 2:  # out of descriptors; who asked sees the end of the lead
+            _close(fds)
+            continue
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes; those that run are not to suffer from it
+            os.write(fds[1], json.dumps({"error": f"no process can be made: {error.strerror}"}).encode())
+            pid = -1
+        if pid == 0:
             control.close()
             try:
                 start(fds[0], fds[1], fds[2:], nested=True, run=run)
             finally:
                 os._exit(1)
-        for fd in fds:
-            os.close(fd)
+        _close(fds)
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def start(request: int, lead_fd: int, fds: list[int], *, nested: bool, run: warm.Run | None = None) -> None:
@@ -133,6 +148,9 @@ def start(request: int, lead_fd: int, fds: list[int], *, nested: bool, run: warm
 
 def _become_init(program: Program, lead: socket.socket, fds: list[int], run: warm.Run | None, *, nested: bool) -> None:
     confine.not_dumpable()
+    missed = set(program.covered).difference(_mount_points())
+    if missed:
+        raise _StartError(f"{min(missed)} was moved while the sandbox was built")
     if nested:
         os.setsid()
         confine.private_mounts([confine.PrivateDirectory(*item) for item in program.private], _mount_points())

@@ -26,7 +26,7 @@ from ipybox.sandbox.path_patterns import is_below
 from ipybox.sandbox.placeholders import Placeholders
 from ipybox.sandbox.policy import Limits, SandboxPolicy
 from ipybox.sandbox.program import SandboxedProgram
-from ipybox.sandbox.view import View
+from ipybox.sandbox.view import Mount, View
 from ipybox.sandbox.wall import NestedWall, SeparateWalls, Wall, WallPlan
 
 if TYPE_CHECKING:
@@ -186,12 +186,16 @@ class Supervisor:
         old = self._wall
         assert old is not None
         self._placeholders.make(view.placeholders)
-        self._plan = replace(self._plan, view=view)
-        self._identities = identities(view)
-        self._placeholders.join(self._identities)
-        wall = type(old)(self._plan)
-        await wall.open()
-        self._wall = wall
+        plan, found = replace(self._plan, view=view), identities(view)
+        wall = type(old)(plan)
+        try:
+            await wall.open()
+            await self._try(wall, view)
+        except BaseException:
+            await wall.close()  # and what is known is still what was before: the next program is not to do without
+            raise
+        self._plan, self._identities, self._wall = plan, found, wall
+        self._placeholders.join(found)
         self._generation += 1
         self._retired.add(old)
         if any(home is old for home in self._programs.values()):
@@ -240,15 +244,17 @@ class Supervisor:
             return verdict
         return ExitStatus("signalled", signal=signal.SIGKILL) if code is None else ExitStatus.from_returncode(code)
 
-    def confined(self, program: Program) -> Program:
+    def confined(self, program: Program, view: View | None = None) -> Program:
         """The program with what the policy says, whatever was asked for."""
         limits = self._policy.limits
         network = self._policy.network
+        view = self._plan.view if view is None else view
         return replace(
             program,
             env={**program.env, **(proxy_environment(PROXY_PORT) if self._proxy is not None else {})},
-            private=[_private(path, self._plan.view.home, limits) for path in self._plan.view.private],
-            pinned_links=self._plan.view.protected_links,
+            private=[_private(path, view.home, limits) for path in view.private],
+            pinned_links=view.protected_links,
+            covered=[mount.target for mount in _covers(view)],
             processes=limits.processes,
             open_files=limits.open_files,
             cpu_time=limits.cpu_time,
@@ -298,9 +304,9 @@ class Supervisor:
             await asyncio.sleep(_PATIENCE_SECONDS)
         await self._try(wall)
 
-    async def _try(self, wall: Wall) -> None:
+    async def _try(self, wall: Wall, view: View | None = None) -> None:
         """Runs nothing in a sandbox of its own, with every step that a real program takes."""
-        trial = replace(self.confined(Program(argv=(), env={}, cwd="/")), proxy=False)
+        trial = replace(self.confined(Program(argv=(), env={}, cwd="/"), view), proxy=False)
         launched = await wall.launch(trial, [])
         sandboxed = SandboxedProgram(launched.lead, why=launched.why)
         try:
@@ -324,12 +330,17 @@ def identities(view: View) -> dict[str, tuple[int, int, int]]:
     Its number alone does not tell: it may be given to the next file. So the time of the last change counts as well.
     """
     found = {}
-    for mount in view.mounts:
-        if mount.kind in ("read", "mask_dir", "mask_file") and is_below(mount.target, view.write_roots):
-            with suppress(OSError):
-                status = os.lstat(mount.target)
-                found[mount.target] = status.st_dev, status.st_ino, status.st_ctime_ns
+    for mount in _covers(view):
+        with suppress(OSError):
+            status = os.lstat(mount.target)
+            found[mount.target] = status.st_dev, status.st_ino, status.st_ctime_ns
     return found
+
+
+def _covers(view: View) -> list[Mount]:
+    """What covers or binds something in writable places."""
+    kinds = ("read", "mask_dir", "mask_file")
+    return [mount for mount in view.mounts if mount.kind in kinds and is_below(mount.target, view.write_roots)]
 
 
 def memory_limit(policy: SandboxPolicy) -> int:
