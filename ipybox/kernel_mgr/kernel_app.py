@@ -390,6 +390,7 @@ class KernelApp(IPKernelApp):
     outstream_class = "ipybox.kernel_mgr.kernel_stdio.KernelStream"
 
     inherited: Inheritance | None = None
+    early_profile: Profile | None = None
     _has_pdb = False
     _has_logger = False
 
@@ -416,8 +417,7 @@ class KernelApp(IPKernelApp):
 
     def init_profile_dir(self) -> None:
         """An empty one, which nobody has configured anything in."""
-        profile: Profile = getattr(self, "profile_dir", None) or Profile()
-        self.profile_dir = profile
+        profile = self.profile_dir = self.early_profile or Profile()
         profile.location = os.path.join(self.ipython_dir, "profile_default")
 
     def init_config_files(self) -> None:
@@ -555,7 +555,7 @@ def prepare() -> None:
     their memory when they do something for the first time, and what is changed after a fork is not shared any more.
     """
     app = KernelApp.instance(config=configuration())
-    app.profile_dir = Profile()
+    app.early_profile = Profile()
     app.session.sign([b""])
     app.init_pdb()
     app.configure_tornado_logger()
