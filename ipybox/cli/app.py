@@ -80,6 +80,11 @@ def gateway(
     working_dir: Annotated[Path | None, typer.Option(help="Working directory of kernels.")] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set in kernels; repeatable.")] = None,
     memory_limit: Annotated[int | None, typer.Option(help="Bytes of memory per kernel.")] = None,
+    preload: Annotated[
+        list[str] | None, typer.Option(metavar="MODULE", help="Import once for all kernels; repeatable.")
+    ] = None,
+    pool_size: Annotated[int, typer.Option(help="Kernels to keep ready.")] = 0,
+    max_kernels: Annotated[int | None, typer.Option(help="Kernels at most.")] = None,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Every kernel in a sandbox of its own.")] = False,
     sandbox_config: Annotated[Path | None, typer.Option(help="JSON file with the sandbox's policy.")] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING, ERROR or CRITICAL.")] = "INFO",
@@ -95,6 +100,9 @@ def gateway(
             working_dir=working_dir,
             env=env or [],
             memory_limit=memory_limit,
+            preload=preload or [],
+            pool_size=pool_size,
+            max_kernels=max_kernels,
             sandbox=sandbox or sandbox_config is not None,
             sandbox_config=sandbox_config,
             log_level=log_level,
