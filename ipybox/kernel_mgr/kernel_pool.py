@@ -35,6 +35,7 @@ class KernelPool:
         self._is_good = is_good
         self._end = end
         self._ready: OrderedDict[str, None] = OrderedDict()
+        self._judged: set[str] = set()
         self._wanted = asyncio.Event()
         self._filling: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -54,10 +55,25 @@ class KernelPool:
         """Gives one away; None when there is none that is good."""
         while self._ready:
             kernel_id, _ = self._ready.popitem(last=False)
+            self._judged.add(kernel_id)
+            try:
+                is_good = await self._is_good(kernel_id)
+            except Exception as error:
+                log.warning("kernel %s of the pool is not given away: %s", kernel_id, error)
+                is_good = False
+            except BaseException:  # who asked went away
+                if kernel_id in self._judged:
+                    self._ready[kernel_id] = None
+                    self._ready.move_to_end(kernel_id, last=False)
+                self._judged.discard(kernel_id)
+                raise
+            has_lived = kernel_id in self._judged
+            self._judged.discard(kernel_id)
             self._wanted.set()
-            if await self._is_good(kernel_id):
+            if is_good and has_lived:
                 return kernel_id
-            self._discard(kernel_id)
+            if has_lived:
+                self._discard(kernel_id)
         return None
 
     def give_up(self) -> str | None:
@@ -70,8 +86,9 @@ class KernelPool:
 
     def drop(self, kernel_id: str) -> None:
         """One has ended by itself."""
-        if kernel_id in self._ready:
-            del self._ready[kernel_id]
+        if kernel_id in self._ready or kernel_id in self._judged:
+            self._ready.pop(kernel_id, None)
+            self._judged.discard(kernel_id)
             self._wanted.set()
             self._discard(kernel_id)
 

@@ -30,6 +30,7 @@ def quiet_stdio() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
+        os.set_inheritable(number, True)  # which it is not where the number was free before
     if null > 2:
         os.close(null)
 
