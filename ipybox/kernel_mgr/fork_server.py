@@ -190,7 +190,7 @@ def main(arguments: Sequence[str]) -> int:
     with os.fdopen(int(arguments[0]), encoding="utf-8") as file:
         warmth = warm.Warmth.from_json(file.read())
     try:
-        server = ForkServer(control, warm.prepare(warmth))
+        server = ForkServer(control, warm.prepare(warmth, lambda name: _send(control, importing=name)))
     except PreloadError as error:
         _send(control, preload=[error.module, error.reason])
         return 1

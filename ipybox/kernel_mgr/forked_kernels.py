@@ -146,16 +146,22 @@ class ForkedKernels:
                 raise PreloadError(*facts["preload"])
             if "cold" in facts:
                 break
-            self._process.wait()
+            code = self._process.wait()
+            if "importing" in facts:
+                raise PreloadError(facts["importing"], f"importing it ended the process, with {code}")
         self.cold = str(facts.get("cold", f"the fork-server ended with {self._process.returncode}, {_ATTEMPTS} times"))
         log.warning("kernels are not forked any more: %s", self.cold)
 
     async def _first_words(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await readable(self._control.fileno())
-                facts: dict[str, Any] = json.loads(self._control.recv(PACKET) or b"{}")
-                return facts
+                before: dict[str, Any] = {}
+                while True:
+                    await readable(self._control.fileno())
+                    facts: dict[str, Any] = json.loads(self._control.recv(PACKET) or b"{}")
+                    if "importing" not in facts:
+                        return facts or before
+                    before = facts
         except TimeoutError:
             self._process.kill()
             return {"cold": f"the fork-server was not ready after {_START_SECONDS:g} s"}

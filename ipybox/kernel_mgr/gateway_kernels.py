@@ -284,7 +284,8 @@ class GatewayKernels(AsyncMappingKernelManager):
                 started.exception()  # whoever waits gets it; nobody has to
 
     def _count(self) -> int:
-        return len(self._kernels.keys() | self._pending_kernels.keys())
+        pending = {id for id, task in self._pending_kernels.items() if not task.done()}
+        return len(self._kernels.keys() | pending)
 
     async def _start_for_pool(self) -> str:
         started: asyncio.Future[str] = asyncio.get_running_loop().create_future()

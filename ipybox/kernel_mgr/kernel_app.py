@@ -8,6 +8,7 @@ IPython profile; the kernel dies with its gateway.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import faulthandler
 import json
@@ -123,6 +124,9 @@ class Shell(ZMQInteractiveShell):
         self.ipython_dir = os.path.dirname(kernel.profile_dir.location)
         self.init_environment()
         self.init_virtualenv()
+        # Before the sockets are closed, which may take as long as somebody has not read everything.
+        atexit.unregister(self.atexit_operations)
+        atexit.register(self.atexit_operations)
         self.starting_dir = os.getcwd()
         self.history_manager.dir_hist[:] = [Path.cwd()]
 
@@ -569,6 +573,7 @@ def main() -> None:
     app = KernelApp.instance(config=configuration())
     app.inherited = Inheritance.take()
     app.become()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which the gateway ignores, and its children with it
     arguments = sys.argv[1:]
     sys.argv = [""]  # code that reads its arguments must not find the kernel's
     # A debugger that nobody attaches to would take a third of the start and 7 MB.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 
 from ipybox.errors import PreloadError
@@ -24,13 +24,18 @@ _KINDS = (
 )
 
 
-def load(modules: Iterable[str]) -> None:
+def load(modules: Iterable[str], tell: Callable[[str], None]) -> None:
     """Imports modules.
+
+    Args:
+        modules: Their names.
+        tell: Called with each name before, as an import may also end the process.
 
     Raises:
         PreloadError: One can't be imported, or leaves a thread or an open descriptor behind.
     """
     for name in modules:
+        tell(name)
         before = descriptors()
         threads = thread_names()
         try:

@@ -16,7 +16,7 @@ import site
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, NoReturn
@@ -148,12 +148,13 @@ def _is_harmless(name: str, value: str) -> bool:
 _settings = WarmSettings()
 
 
-def prepare(text: str, path: Sequence[str]) -> None:
+def prepare(text: str, path: Sequence[str], tell: Callable[[str], None]) -> None:
     """Imports what kernels need.
 
     Args:
         text: :class:`WarmSettings` as JSON.
         path: Directories that only modules of the owner's wish may come from.
+        tell: Called with the name of each of these modules before it is imported.
 
     Raises:
         PreloadError: A module of the owner's wish can't be imported, or can't be shared by forks.
@@ -175,7 +176,7 @@ def prepare(text: str, path: Sequence[str]) -> None:
     kernel_app.prepare()
     if _settings.modules:
         sys.path.extend(entry for entry in path if entry not in sys.path)
-        preload.load(_settings.modules)
+        preload.load(_settings.modules, tell)
 
 
 def run(env: Mapping[str, str]) -> NoReturn:

@@ -1,8 +1,8 @@
 """A Python that has done its imports, for programs that are forked from it instead of executed. Floor: process.
 
-A *warm module* has two functions. ``prepare(settings, path)`` runs once, before anything is forked: it must leave no
-thread and no descriptor behind. ``run(env)`` runs in a forked process, whose descriptors, limits and working directory
-are those of the program already, and never returns; ``env`` is the program's environment.
+A *warm module* has two functions. ``prepare(settings, path, tell)`` runs once, before anything is forked: it must leave
+no thread and no descriptor behind. ``run(env)`` runs in a forked process, whose descriptors, limits and working
+directory are those of the program already, and never returns; ``env`` is the program's environment.
 """
 
 from __future__ import annotations
@@ -47,14 +47,18 @@ class Warmth:
         return cls(**data)
 
 
-def prepare(warmth: Warmth) -> Run:
+def prepare(warmth: Warmth, tell: Callable[[str], None]) -> Run:
     """Makes this process warm; returns what a forked process is to call.
+
+    Args:
+        warmth: See there.
+        tell: Called with the name of what is imported next by somebody's wish; an import may end the process.
 
     Raises:
         PreloadError: A module that was to be imported beforehand can't be.
     """
     warm = import_module(warmth.module)
-    warm.prepare(warmth.settings, warmth.more_path)
+    warm.prepare(warmth.settings, warmth.more_path, tell)
     # Collections in a forked process would write to all that it shares with the others.
     gc.collect()
     gc.freeze()

@@ -284,6 +284,10 @@ def _send_listener(lead: socket.socket) -> None:
         socket.send_fds(lead, [b'{"listener": true}'], [listener.fileno()])
 
 
+def _tell(control: socket.socket, **facts: Any) -> None:
+    control.send(json.dumps(facts).encode()[:PACKET])
+
+
 def main(arguments: Sequence[str]) -> None:
     """``FD``: serve on that socket. ``--single REQUEST LEAD FD...``: start one program.
 
@@ -298,10 +302,9 @@ def main(arguments: Sequence[str]) -> None:
     with os.fdopen(int(arguments[1]), encoding="utf-8") as file:
         warmth = warm.Warmth.from_json(file.read())
     try:
-        run = warm.prepare(warmth)
+        run = warm.prepare(warmth, lambda name: _tell(control, importing=name))
     except PreloadError as error:
-        control.send(json.dumps({"preload": [error.module, error.reason]}).encode()[:PACKET])
-        return None
+        return _tell(control, preload=[error.module, error.reason])
     except Exception as error:  # not as we know it: programs are executed then, which takes longer and works
         return serve(control, cold=f"{type(error).__name__}: {error}"[:1000])
     serve(control, run)

@@ -310,16 +310,23 @@ class NestedWall:
     async def _wait_ready(self, process: WallProcess, control: socket.socket) -> None:
         try:
             async with asyncio.timeout(_START_SECONDS):
-                await readable(control.fileno())
-                said, fds, _, _ = socket.recv_fds(control, PACKET, 1)
-                facts = json.loads(said or b"{}")
+                importing: str | None = None
+                while True:
+                    await readable(control.fileno())
+                    said, fds, _, _ = socket.recv_fds(control, PACKET, 1)
+                    facts = json.loads(said or b"{}")
+                    if "importing" not in facts:
+                        break
+                    importing = str(facts["importing"])
                 if "ready" in facts and fds:
                     self._first = fds[0]
                     self.cold = facts.get("cold")
                     return
-                await process.ended()
+                code = await process.ended()
                 if "preload" in facts:
                     raise PreloadError(*facts["preload"])
+                if importing is not None:
+                    raise PreloadError(importing, f"importing it ended the process, with {code}")
         except TimeoutError:
             await process.kill()
             raise ProgramStartError(f"the launcher did not come up within {_START_SECONDS:g} s") from None
