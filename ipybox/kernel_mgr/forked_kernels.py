@@ -17,7 +17,7 @@ from ipybox.errors import PreloadError, ProgramStartError
 from ipybox.kernel_mgr import warm_kernel
 from ipybox.kernel_mgr.fork_server import PLACEHOLDER
 from ipybox.kernel_mgr.warm_kernel import WarmSettings
-from ipybox.process import family
+from ipybox.process import family, liveness
 from ipybox.process.descriptors import memory_file, readable, writable
 from ipybox.process.warm import Warmth
 from ipybox.sandbox.launcher import PACKET, Program
@@ -207,6 +207,11 @@ class ForkedChild:
         lead.close()
         facts = json.loads(packet or b"{}")
         raise ProgramStartError(facts.get("error", "the fork-server ended while it was asked for a kernel"))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is there."""
+        return liveness.is_alive(self.pid, self._pidfd)
 
     async def ended(self) -> None:
         """Waits for its end, which is not collected yet."""

@@ -27,6 +27,10 @@ class KernelProcess(Protocol):
     def pid(self) -> int:
         """Its pid on this machine, or where that can't be known, in its own sandbox."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it was there when somebody last looked, which may be right now."""
+
     def signal(self, signum: int) -> None:
         """Signals its process group. Does nothing when it is gone."""
 
@@ -41,6 +45,10 @@ class Child(Protocol):
     """A process, and whoever waits for it."""
 
     pid: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is there. Not to be asked when its end was collected."""
 
     async def ended(self) -> None:
         """Waits for its end, which is not collected yet: nobody else can get its pid."""
@@ -74,6 +82,11 @@ class ExecutedChild:
             pass_fds=pass_fds,
         )
         self.pid = self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is there."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
 
     async def ended(self) -> None:
         """Waits for its end, which is not collected yet, where the system has pidfds."""
@@ -115,6 +128,11 @@ class LocalKernelProcess:
     def pid(self) -> int:
         """Its pid."""
         return self._child.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is there."""
+        return not self._over and self._child.is_alive
 
     def signal(self, signum: int) -> None:
         """Signals its process group."""

@@ -197,7 +197,7 @@ class IpyboxProvisioner(LocalProvisioner):
 
     def sees(self, generation: int) -> bool:
         """Whether the process is there, and sees this view of the files, see :meth:`SupervisorLink.current`."""
-        if self.process is None or self.exit_status is not None:
+        if self.process is None or self.exit_status is not None or not self.process.is_alive:
             return False
         return getattr(self.process, "generation", generation) == generation
 

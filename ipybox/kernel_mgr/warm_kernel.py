@@ -17,11 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any, NoReturn
 
 from ipybox.kernel_mgr import preload, renewal
+from ipybox.kernel_mgr.import_guard import guarded
 from ipybox.process import child_setup
 
 MODULE = __name__
@@ -165,6 +167,11 @@ def prepare(text: str, path: Sequence[str], tell: Callable[[str], None]) -> None
     if python is not None:
         sys.prefix, sys.exec_prefix = python.prefix, python.exec_prefix
         site.PREFIXES[:], site.ENABLE_USER_SITE = python.site_prefixes, python.user_site
+    with nullcontext() if python is None else guarded():
+        _import(path, tell)
+
+
+def _import(path: Sequence[str], tell: Callable[[str], None]) -> None:
     sys.modules["debugpy"] = None  # type: ignore[assignment]  # see kernel_app.main
     kernel_app = import_module("ipybox.kernel_mgr.kernel_app")
     for name in _MACHINERY:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import tempfile
 
@@ -26,6 +27,13 @@ def packet_pair() -> tuple[int, int]:
     """Two ends of a socket that keeps packets apart, as descriptors that the caller closes."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     return one.detach(), other.detach()
+
+
+def is_readable(fd: int) -> bool:
+    """Whether a descriptor can be read right now; a pidfd can when its process is gone."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def readable(fd: int) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ipybox.errors import ProgramStartError
+from ipybox.process import liveness
 
 OnListener = Callable[[socket.socket], Awaitable[None]]
 
@@ -68,6 +69,11 @@ class SandboxedProgram:
     def is_over(self) -> bool:
         """Whether nothing of it is left."""
         return self._ended.done()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the program itself is there, right now."""
+        return len(self._pidfds) == 2 and self.pid is not None and liveness.is_alive(self.pid, self._pidfds[1])
 
     def signal(self, signum: int) -> None:
         """Signals the program's process group. Does nothing when it is gone."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ipybox.sandbox")
 
 _HEARD_SECONDS = 2.0
+_MOST_GONE = 1000
+"""As many as fit into a packet."""
 _LARGEST_REQUEST = 4 * 1024 * 1024
 
 
@@ -143,9 +145,11 @@ class Service:
 
     async def _tell_current(self, number: int) -> None:
         try:
-            self._send(op="current", id=number, generation=await self._supervisor.current())
+            generation = await self._supervisor.current()
+            gone = [number for number, program in self._programs.items() if not program.is_alive]
+            self._send(op="current", id=number, generation=generation, gone=gone[:_MOST_GONE])
         except ProgramStartError as error:
-            self._send(op="current", id=number, generation=-1, reason=str(error))
+            self._send(op="current", id=number, generation=-1, gone=[], reason=str(error))
 
     async def _tell_egress(self, event: EgressEvent) -> None:
         number = next(self._events)

@@ -82,6 +82,8 @@ class SupervisorLink:
     async def current(self) -> int:
         """Has the supervisor look again at what programs see; returns a number that grows when that has changed.
 
+        It also says which programs are gone, before their ends are told: see :attr:`RemoteProgram.is_alive`.
+
         A program of an older :attr:`RemoteProgram.generation` may see what it is not to see any more. -1 means that
         none can be started now.
         """
@@ -142,6 +144,9 @@ class SupervisorLink:
                 self.send(op="heard", id=packet["id"])
             return
         if packet["op"] == "current":
+            for number in packet.get("gone", ()):
+                if number in self._programs:
+                    self._programs[number].is_alive = False
             answer = self._current.get(packet["id"])
             if answer is not None and not answer.done():
                 answer.set_result(int(packet["generation"]))
@@ -150,7 +155,7 @@ class SupervisorLink:
         if remote is None:
             return
         if packet["op"] == "started":
-            remote.take_started(packet["pid"], packet["generation"])
+            remote.take_started(packet["pid"], packet.get("generation", 0))
         else:
             self._programs.pop(packet["id"])
             if packet["op"] == "failed":
@@ -166,6 +171,8 @@ class RemoteProgram:
         loop = asyncio.get_running_loop()
         self.pid = 0
         """Its pid on the machine, as the supervisor sees it."""
+        self.is_alive = True
+        """Whether it was there at the last :meth:`SupervisorLink.current`."""
         self.generation = 0
         """Which view it sees, see :meth:`SupervisorLink.current`."""
         self.started: asyncio.Future[None] = loop.create_future()
@@ -204,5 +211,6 @@ class RemoteProgram:
 
     def take_ended(self, status: ExitStatus) -> None:
         """It is gone."""
+        self.is_alive = False
         if not self._ended.done():
             self._ended.set_result(self._verdict or status)

@@ -68,7 +68,7 @@ async def kernels() -> AsyncIterator[Kernels]:
 async def until(fact: Callable[[], bool]) -> None:
     """Lets everybody run until something is true."""
     async with asyncio.timeout(HANG):
-        while not fact():
+        while not fact():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
 
 

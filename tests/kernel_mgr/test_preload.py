@@ -20,12 +20,13 @@ sys.path.insert(0, sys.argv[1])
 from ipybox.errors import PreloadError
 from ipybox.kernel_mgr import preload
 
+told = []
 try:
-    preload.load(sys.argv[2:])
+    preload.load(sys.argv[2:], told.append)
 except PreloadError as error:
-    answer = {"module": error.module, "reason": error.reason}
+    answer = {"module": error.module, "reason": error.reason, "told": told}
 else:
-    answer = {"loaded": [name for name in sys.argv[2:] if name in sys.modules], "random": random.random()}
+    answer = {"loaded": [name for name in sys.argv[2:] if name in sys.modules], "random": random.random(), "told": told}
 print("\\n" + json.dumps(answer))
 """
 
@@ -115,6 +116,15 @@ def test_what_a_module_closes_and_ends_again_is_no_obstacle(tmp_path: Path) -> N
         "thread = threading.Thread(target=lambda: None)\nthread.start()\nthread.join()\n"
     )
     assert load(tmp_path, "tidy")["loaded"] == ["tidy"]
+
+
+def test_each_name_is_told_before_it_is_imported(tmp_path: Path) -> None:
+    """So that it is known which import ended the process, should one do that."""
+    assert load(tmp_path, "json", "wave", "no_such_module_at_all", "ssl")["told"] == [
+        "json",
+        "wave",
+        "no_such_module_at_all",
+    ]
 
 
 @pytest.mark.parametrize("modules", [["numpy"], ["pandas"], ["matplotlib.pyplot"], ["json.tool", "sqlite3", "ssl"]])

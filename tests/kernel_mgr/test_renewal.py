@@ -16,11 +16,22 @@ from tests.process.witness import needs_linux
 pytestmark = needs_linux
 
 SCRIPT = r"""
-import ctypes, json, multiprocessing, multiprocessing.util, os, random, secrets, ssl, sys, tempfile, uuid
+import ctypes, os, sys
+
+renews, apart = sys.argv[1] == "renewed", sys.argv[2] == "equal pids"
+
+def unshare():
+    assert ctypes.CDLL(None, use_errno=True).unshare(0x20000000) == 0
+
+if apart:  # this Python has the same pid as well, so nothing can notice a fork by it
+    unshare()
+    if inner := os.fork():
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+
+import json, multiprocessing, multiprocessing.util, random, secrets, ssl, tempfile, uuid
 import numpy
 from ipybox.kernel_mgr import renewal
 
-renews, apart = sys.argv[1] == "renewed", sys.argv[2] == "equal pids"
 # All of it was used before, as imported modules may.
 used = [random.random(), numpy.random.random(), tempfile.mktemp(), uuid.uuid1(), uuid.uuid4(), ssl.RAND_bytes(8)]
 multiprocessing.current_process().authkey
@@ -73,7 +84,7 @@ def kernel():
 
 def alone():
     '''In a pid namespace of its own, as a sandboxed kernel: all of them have the same pid there.'''
-    assert ctypes.CDLL(None, use_errno=True).unshare(0x20000000) == 0
+    unshare()
     return fork(kernel)
 
 multiprocessing.util._finalizer_registry.clear()

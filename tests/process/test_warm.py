@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipybox.kernel_mgr import warm_kernel
-from ipybox.kernel_mgr.warm_kernel import WarmSettings
+from ipybox.kernel_mgr.warm_kernel import PythonFacts, WarmSettings
 from ipybox.process.warm import Warmth
 from tests.process.witness import needs_linux
 
@@ -54,7 +54,15 @@ def test_it_keeps_the_environment_to_itself() -> None:
     settings=st.builds(
         WarmSettings,
         modules=st.lists(TEXTS).map(tuple),
-        prefix=st.none() | st.tuples(TEXTS, TEXTS),
+        python=st.none()
+        | st.builds(
+            PythonFacts,
+            prefix=TEXTS,
+            exec_prefix=TEXTS,
+            sites=st.lists(TEXTS),
+            site_prefixes=st.lists(TEXTS),
+            user_site=st.none() | st.booleans(),
+        ),
         argv=st.lists(TEXTS).map(tuple),
     )
 )
@@ -69,7 +77,7 @@ from ipybox.process import warm
 def run(env):
     pass
 
-def prepare(settings, path):
+def prepare(settings, path, tell):
     print(json.dumps([settings, list(path)]), flush=True)
 """
 PREPARE = """
@@ -87,8 +95,9 @@ def open_files():
     return [fd for fd in range(1000) if is_open(fd)]
 
 before = open_files()
+told = []
 try:
-    run = warm.prepare(warm.Warmth.from_json(sys.argv[1]))
+    run = warm.prepare(warm.Warmth.from_json(sys.argv[1]), told.append)
 except PreloadError as error:
     print(json.dumps({"preload": [error.module, error.reason]}))
 else:
