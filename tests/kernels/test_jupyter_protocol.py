@@ -1,5 +1,6 @@
 """Any Jupyter client is at home here: Jupyter's conformance tests for kernels, through the gateway, by websocket."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -30,8 +31,26 @@ get_comm_manager().register_target("mirror", opened)
 
 
 @pytest.fixture(scope="class")
-def connection(request: pytest.FixtureRequest, gateway: KernelGateway) -> Iterator[None]:
+def served(
+    request: pytest.FixtureRequest, gateway: KernelGateway, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KernelGateway]:
+    """The gateway of a class, which may want one with options of its own."""
+    if not request.cls.options:
+        yield gateway
+        return
+    own = KernelGateway(port=0, working_dir=tmp_path_factory.mktemp("work"), **request.cls.options)
+    asyncio.run(own.start())
+    try:
+        assert own.start_method == request.cls.start_method
+        yield own
+    finally:
+        asyncio.run(own.stop())
+
+
+@pytest.fixture(scope="class")
+def connection(request: pytest.FixtureRequest, served: KernelGateway) -> Iterator[None]:
     """A kernel for all tests of a class, and the class's connection to it."""
+    gateway = served
     kernel = rest("POST", f"{gateway.url}/api/kernels")
     try:
         with joined_kernel(gateway.url, kernel["id"], request.cls.subprotocol) as client:
@@ -46,6 +65,8 @@ class OverWebsocket:
 
     subprotocol: str | None
     kc: WebsocketClient
+    options: ClassVar[dict[str, Any]] = {}
+    start_method = "fork"
 
     language_name = "python"
     file_extension = ".py"
@@ -186,6 +207,24 @@ class TestLegacyProtocol(OverWebsocket, jupyter_kernel_test.KernelTests):  # typ
     """JSON messages, as everybody else does."""
 
     subprotocol = None
+
+
+@pytest.mark.usefixtures("connection")
+class TestExecutedKernel(OverWebsocket, jupyter_kernel_test.KernelTests):  # type: ignore[misc]
+    """A kernel that is started anew, and not forked as the ones above."""
+
+    subprotocol = STANDARD
+    options: ClassVar = {"fork": False}
+    start_method = "exec"
+
+
+@pytest.mark.sandbox
+@pytest.mark.usefixtures("connection")
+class TestSandboxedKernel(OverWebsocket, jupyter_kernel_test.KernelTests):  # type: ignore[misc]
+    """A forked kernel in a sandbox."""
+
+    subprotocol = STANDARD
+    options: ClassVar = {"sandbox": True}
 
 
 @pytest.fixture
