@@ -25,6 +25,7 @@ from ipybox.sandbox.launcher import PACKET, Program
 log = logging.getLogger("ipybox.kernel_mgr")
 
 _START_SECONDS = 60.0
+_FORK_SECONDS = 30.0
 _ATTEMPTS = 3
 _LENGTH = len(PLACEHOLDER)
 
@@ -96,7 +97,12 @@ class ForkedKernels:
             finally:
                 its.close()
                 os.close(request)
-        return await ForkedChild.take(lead)
+        try:
+            async with asyncio.timeout(_FORK_SECONDS):
+                return await ForkedChild.take(lead)
+        except TimeoutError:
+            self._process.kill()  # it hangs, so nobody gets a kernel from it any more; another one takes its place
+            raise ProgramStartError(f"the fork-server did not answer within {_FORK_SECONDS:g} s") from None
 
     def close(self) -> None:
         """Ends the fork-server, and with it every kernel that it forked."""

@@ -36,6 +36,7 @@ log = logging.getLogger("ipybox.sandbox")
 
 _DATA_HEADROOM = 512 * 1024 * 1024
 """Room for the stacks of threads, which count as data though they are hardly used."""
+_START_SECONDS = 30.0
 _PATIENCE = 5
 _PATIENCE_SECONDS = 0.1
 _PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -148,10 +149,13 @@ class Supervisor:
         self._programs[sandboxed] = wall
         sandboxed.generation = generation
         try:
-            await sandboxed.started()
-        except BaseException:
+            async with asyncio.timeout(_START_SECONDS):
+                await sandboxed.started()
+        except BaseException as error:
             sandboxed.close()
             self._forget(sandboxed)
+            if isinstance(error, TimeoutError):
+                raise ProgramStartError(f"it was not up within {_START_SECONDS:g} s") from None
             raise
         return sandboxed
 

@@ -218,7 +218,18 @@ class NestedWall:
     @property
     def is_over(self) -> bool:
         """Whether the launcher is gone."""
-        return self._process is None or self._process.is_over
+        return self._process is None or self._process.is_over or self._launcher_is_gone()
+
+    def _launcher_is_gone(self) -> bool:
+        """Whether it has let go of its socket: bubblewrap follows it, but not at once."""
+        if self._control is None:
+            return False
+        try:
+            return not self._control.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     @property
     def pid(self) -> int | None:
@@ -228,7 +239,7 @@ class NestedWall:
     async def open(self) -> None:
         """Starts the launcher, unless it runs."""
         async with self._opening:
-            if self._process is not None and not self._process.is_over:
+            if not self.is_over:
                 return
             await self._close()
             ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

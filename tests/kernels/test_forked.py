@@ -607,6 +607,27 @@ async def test_no_secret_of_the_gateway_or_its_owner_is_in_the_memory_of_a_kerne
 
 # ---- the fork-server --------------------------------------------------------------------------------------------
 
+UNFIT = """
+import gc, sys
+if "ipybox.kernel_mgr.fork_server" in sys.orig_argv:
+    gc.freeze = None
+"""
+"""Breaks what a Python does to get warm, as a version of IPython may that nobody has seen yet."""
+
+
+@pytest.mark.asyncio
+async def test_where_a_python_can_not_get_warm_kernels_are_executed_and_the_log_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(UNFIT)
+    with caplog.at_level("INFO", logger="ipybox.gateway"):
+        async with KernelGateway(port=0, env={"PYTHONPATH": str(tmp_path)}) as gateway, client_of(gateway) as client:
+            assert gateway.start_method == "exec"
+            await still_works(client)
+    said = [record.getMessage() for record in caplog.records if "not forked" in record.getMessage()]
+    assert len(said) == 1
+    assert "TypeError" in said[0]
+
 
 @pytest.mark.asyncio
 async def test_when_the_fork_server_is_killed_clients_are_told_and_the_next_connect_works() -> None:

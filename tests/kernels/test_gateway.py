@@ -658,12 +658,12 @@ async def test_50_kernels_leave_nothing_in_the_gateway() -> None:
 
         def settled() -> bool:
             after.update(footprint(gateway))
-            return after["fds"] <= before["fds"] and not after["children"]
+            return after["fds"] <= before["fds"] and len(after["children"]) == 1
 
         await eventually(settled, 5)
         assert after["fds"] <= before["fds"]
         assert after["threads"] <= before["threads"] + POOL
-        assert after["children"] == []
+        assert after["children"] == before["children"][:1]  # what kernels are forked from
         assert after["files"] == before["files"]
 
 
