@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ipybox.exit_status import ExitStatus
-from ipybox.process import family
+from ipybox.process import family, memory
 from ipybox.process.descriptors import readable
-from ipybox.process.memory import resident
 
 _MEMORY_INTERVAL = 0.05
 _FAMILY_EVERY = 20
@@ -175,7 +174,7 @@ class LocalKernelProcess:
         looks = 0
         pid = self._child.pid
         while not self._over:
-            used = resident(pid)
+            used = memory.used(pid, limit)
             if looks % _FAMILY_EVERY == 0:
                 used = max(used, await asyncio.to_thread(family.memory, pid, self._kernel_id))
             if used > limit:

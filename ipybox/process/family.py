@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import psutil
 
+from ipybox.process.memory import proportional
+
 MARKER = "IPYBOX_KERNEL_ID"
 _LINUX = sys.platform.startswith("linux")
-_QUIET_SCANS = 3
+_QUIET_SCANS = 5
 """Scans in a row that must find nobody: a family that forks while we look can hide from one of them."""
 
 
@@ -56,14 +58,16 @@ def kill(session_id: int, marker: str, patience: float = 5.0) -> bool:
 
 
 def memory(session_id: int, marker: str) -> int:
-    """Resident bytes of a family; pages that its processes share count once per process."""
-    total = 0
-    for member in members(session_id, marker):
-        try:
-            total += psutil.Process(member.pid).memory_info().rss
-        except (psutil.Error, OSError):
-            continue
-    return total
+    """Bytes of memory of a family; what processes share counts once, or on macOS once per process."""
+    found = members(session_id, marker)
+    return sum(proportional(member.pid) if _LINUX else _resident(member.pid) for member in found)
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except (psutil.Error, OSError):
+        return 0
 
 
 def _ignore_gone(send: object, target: int) -> None:

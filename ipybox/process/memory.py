@@ -14,6 +14,16 @@ def resident(pid: int) -> int:
         return 0
 
 
+def used(pid: int, limit: int) -> int:
+    """Bytes of memory that a process has, as far as they matter for a limit: what it shares counts in part.
+
+    A fork shares most of its memory with what it was forked from. To find that out takes a look at all of its pages,
+    which only one that could be above the limit is worth.
+    """
+    at_most = resident(pid)
+    return at_most if at_most <= limit else proportional(pid)
+
+
 def proportional(pid: int) -> int:
     """Bytes of memory that a process has, shared ones divided by those who share; 0 when it is gone."""
     try:

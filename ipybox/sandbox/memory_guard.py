@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ipybox.process import warden
+from ipybox.process import memory, warden
 from ipybox.process.memory import proportional, resident
 
 log = logging.getLogger("ipybox.sandbox")
@@ -71,7 +71,7 @@ class MemoryGuard:
                 tree = await asyncio.to_thread(warden.parents)
                 every = _LARGE_FAMILY_EVERY if self._has_large_family(tree) else _FAMILY_EVERY
             for guarded in list(self._guarded):
-                used = resident(guarded.pid)
+                used = memory.used(guarded.pid, guarded.limit)
                 if tree is not None and guarded.root:
                     used = max(used, _of_all(guarded, tree))
                 if used > guarded.limit:

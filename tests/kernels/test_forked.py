@@ -27,6 +27,7 @@ from ipybox.errors import (
 from ipybox.kernel_mgr.client import KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
 from ipybox.process.family import MARKER
+from ipybox.process.memory import resident
 from tests.kernels.helpers import (
     HANG,
     eventually,
@@ -603,6 +604,17 @@ async def test_no_secret_of_the_gateway_or_its_owner_is_in_the_memory_of_a_kerne
             wanted = {"known": known, "secret": secret, "token": gateway.auth_token}
             found = {name: await holds(client, value) for name, value in wanted.items()}
     assert found == {"known": True, "secret": False, "token": False}
+
+
+@pytest.mark.asyncio
+async def test_what_a_kernel_shares_with_others_does_not_count_against_its_limit() -> None:
+    limit = 32 * 1024 * 1024
+    async with KernelGateway(port=0, memory_limit=limit) as gateway, client_of(gateway) as client:
+        assert resident(await pid_of(client)) > limit
+        assert await text_of(client, "import time\nfor _ in range(20): time.sleep(0.1)\nprint('lives')") == "lives"
+        with pytest.raises(KernelDiedError) as caught:
+            await client.execute(f"hoard = b'x' * {2 * limit}\nimport time; time.sleep(60)")
+        assert caught.value.exit.reason == "memory"
 
 
 # ---- the fork-server --------------------------------------------------------------------------------------------
