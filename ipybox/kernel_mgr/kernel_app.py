@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.profiledir import ProfileDir
+from IPython.external.pickleshare import PickleShareDB
 from jupyter_client.session import new_id
 from tornado.ioloop import IOLoop
 from traitlets.config import Config
@@ -110,7 +112,11 @@ class Shell(ZMQInteractiveShell):
         """Makes the one shell of this process before there is a kernel for it, in a Python that is to be forked."""
         cls._is_early = True
         try:
-            shell = cls.instance(config=configuration(), compiler_class=Compiler, user_module=None, user_ns=None)
+            with tempfile.TemporaryDirectory() as folder:  # older versions of IPython make use of it at once
+                profile = Profile(location=os.path.join(folder, "profile_default"))
+                shell = cls.instance(
+                    config=configuration(), profile_dir=profile, compiler_class=Compiler, user_module=None, user_ns=None
+                )
             shell.extension_manager.load_extension("storemagic")  # as every kernel does
             for _ in range(_TRIALS):
                 shell.run_cell("None", store_history=False, silent=True)
@@ -122,6 +128,9 @@ class Shell(ZMQInteractiveShell):
         self.parent = self.kernel = kernel
         self.profile_dir = kernel.profile_dir
         self.ipython_dir = os.path.dirname(kernel.profile_dir.location)
+        if "db" in vars(self):
+            folder = os.path.join(kernel.profile_dir.location, "db")
+            self.db = PickleShareDB(folder)  # type: ignore[no-untyped-call]
         self.init_environment()
         self.init_virtualenv()
         # Before the sockets are closed, which may take as long as somebody has not read everything.
@@ -134,11 +143,6 @@ class Shell(ZMQInteractiveShell):
         """An early shell gets it with its kernel."""
         if not self._is_early:
             super().init_ipython_dir(ipython_dir)
-
-    def init_profile_dir(self, profile_dir: Any) -> None:
-        """An early shell gets it with its kernel."""
-        if not self._is_early:
-            super().init_profile_dir(profile_dir)
 
     def init_virtualenv(self) -> None:
         """An early shell must not look for packages where a kernel of before may have put some."""
