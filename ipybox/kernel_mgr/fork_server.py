@@ -23,6 +23,7 @@ from typing import Any
 
 from ipybox.errors import PreloadError
 from ipybox.process import child_setup, family, warm
+from ipybox.sandbox import confine
 from ipybox.sandbox.launcher import MAX_FDS, PACKET, Program
 
 PLACEHOLDER = "0" * 36
@@ -140,7 +141,7 @@ class ForkServer:
             child_setup.default_signals()
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limit)
             _write(self._marker, env[family.MARKER])
-            _name("ipybox-kernel")
+            confine.process_name("ipybox-kernel")
             os.chdir(program.cwd)
         except BaseException as error:
             os.write(2, f"the fork could not become a kernel: {type(error).__name__}: {error}\n".encode())
@@ -169,10 +170,6 @@ def _write(address: int, marker: str) -> None:
     if len(data) != len(PLACEHOLDER):
         raise ValueError(f"a kernel's id has {len(PLACEHOLDER)} characters, not {marker!r}")
     ctypes.memmove(address, data, len(data))
-
-
-def _name(name: str) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(15, name.encode(), 0, 0, 0)  # PR_SET_NAME
 
 
 def _send(sock: socket.socket, fds: Sequence[int] = (), **facts: Any) -> None:

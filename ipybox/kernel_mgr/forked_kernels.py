@@ -27,7 +27,6 @@ log = logging.getLogger("ipybox.kernel_mgr")
 _START_SECONDS = 60.0
 _FORK_SECONDS = 30.0
 _ATTEMPTS = 3
-_LENGTH = len(PLACEHOLDER)
 
 
 class ForkedKernels:
@@ -81,7 +80,7 @@ class ForkedKernels:
                 await self._ensure()
             except PreloadError as error:
                 raise ProgramStartError(str(error)) from error
-            if self.cold is not None or len(kernel_id) != _LENGTH:
+            if self.cold is not None or len(kernel_id) != len(PLACEHOLDER):
                 return None
             lead, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             lead.setblocking(False)
