@@ -102,6 +102,8 @@ def look():
             return None
         if target.startswith("socket:[") and is_accepted(int(fd)):
             return None
+        if target == "anon_inode:[eventfd]":
+            return None  # a mailbox of ZeroMQ, one for each thread that has published by now
         return target.partition(":[")[0] if ":[" in target and "anon_inode" not in target else target
 
     def is_accepted(fd):
