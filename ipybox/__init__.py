@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BlockingSandbox": "ipybox.command.blocking",
+    "CanExecuteCommand": "ipybox.command.driver",
+    "Cancellation": "ipybox.command.cancellation",
     "ClearOutput": "ipybox.outputs",
+    "CommandDriver": "ipybox.command.driver",
     "ConnectionLostError": "ipybox.errors",
     "DisplayOutput": "ipybox.outputs",
     "ErrorOutput": "ipybox.outputs",
+    "ExecResult": "ipybox.command.result",
     "ExecutionError": "ipybox.errors",
     "ExecutionNotFoundError": "ipybox.errors",
+    "ExecutionPolicy": "ipybox.command.policy",
     "ExecutionResult": "ipybox.outputs",
     "ExecutionTimeoutError": "ipybox.errors",
     "ExitStatus": "ipybox.exit_status",
@@ -36,17 +42,29 @@ _HOMES = {
     "NetworkAccess": "ipybox.outputs",
     "OutputLimit": "ipybox.output_limit",
     "OutputLostError": "ipybox.errors",
-    "PortInUseError": "ipybox.errors",
     "PolicyError": "ipybox.errors",
+    "PolicyNotEnforcedError": "ipybox.errors",
+    "PortInUseError": "ipybox.errors",
     "PreloadError": "ipybox.errors",
     "ProgramStartError": "ipybox.errors",
+    "ReplayedError": "ipybox.errors",
+    "Sandbox": "ipybox.command.sandbox",
     "SandboxUnavailableError": "ipybox.errors",
     "StreamOutput": "ipybox.outputs",
+    "UnexpectedCommandError": "ipybox.errors",
+    "UnexpectedExecutionError": "ipybox.errors",
 }
 
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from ipybox.command.blocking import BlockingSandbox as BlockingSandbox
+    from ipybox.command.cancellation import Cancellation as Cancellation
+    from ipybox.command.driver import CanExecuteCommand as CanExecuteCommand
+    from ipybox.command.driver import CommandDriver as CommandDriver
+    from ipybox.command.policy import ExecutionPolicy as ExecutionPolicy
+    from ipybox.command.result import ExecResult as ExecResult
+    from ipybox.command.sandbox import Sandbox as Sandbox
     from ipybox.errors import ConnectionLostError as ConnectionLostError
     from ipybox.errors import ExecutionError as ExecutionError
     from ipybox.errors import ExecutionNotFoundError as ExecutionNotFoundError
@@ -62,10 +80,14 @@ if TYPE_CHECKING:
     from ipybox.errors import KernelStartError as KernelStartError
     from ipybox.errors import OutputLostError as OutputLostError
     from ipybox.errors import PolicyError as PolicyError
+    from ipybox.errors import PolicyNotEnforcedError as PolicyNotEnforcedError
     from ipybox.errors import PortInUseError as PortInUseError
     from ipybox.errors import PreloadError as PreloadError
     from ipybox.errors import ProgramStartError as ProgramStartError
+    from ipybox.errors import ReplayedError as ReplayedError
     from ipybox.errors import SandboxUnavailableError as SandboxUnavailableError
+    from ipybox.errors import UnexpectedCommandError as UnexpectedCommandError
+    from ipybox.errors import UnexpectedExecutionError as UnexpectedExecutionError
     from ipybox.exit_status import ExitStatus as ExitStatus
     from ipybox.kernel_mgr.client import KernelClient as KernelClient
     from ipybox.kernel_mgr.server import KernelGateway as KernelGateway

@@ -20,7 +20,11 @@
     ├── ImageWriteError           an image could not be saved safely
     ├── PolicyError               a sandbox policy that makes no sense (also a ValueError)
     ├── ProgramStartError         a program could not be started in its sandbox
-    └── SandboxUnavailableError   what was asked for can't be enforced here
+    ├── ReplayedError             a recorded command had failed with an error that can't be made again
+    ├── SandboxUnavailableError   what was asked for can't be enforced here
+    │   └── PolicyNotEnforcedError  a driver of commands can't enforce part of a policy
+    ├── UnexpectedCommandError    a fake sandbox has no response for a command (is a RuntimeError)
+    └── UnexpectedExecutionError  a fake kernel has no response for code (is a RuntimeError)
 
 Facts are attributes; the sentence is made here, so that call sites stay short. All of them survive pickling.
 Wrong arguments are plain ``ValueError`` and ``TypeError`` that name the argument.
@@ -279,10 +283,11 @@ class ProgramStartError(IpyboxError):
 
     Attributes:
         reason: Why.
+        errno: The system's error number where the program itself could not be executed; None otherwise.
     """
 
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
+    def __init__(self, reason: str, errno: int | None = None) -> None:
+        self.reason, self.errno = reason, errno
         super().__init__(reason)
 
 
@@ -294,7 +299,87 @@ class SandboxUnavailableError(IpyboxError):
         remedies: What would help, in the order to try.
     """
 
+    _beginning = "no sandbox here: "
+
     def __init__(self, reason: str, remedies: Sequence[str] = ()) -> None:
         self.reason, self.remedies = reason, tuple(remedies)
         help_ = "".join(f"\n  - {remedy}" for remedy in remedies)
-        super().__init__(f"no sandbox here: {reason}{help_}")
+        super().__init__(f"{self._beginning}{reason}{help_}")
+
+
+class PolicyNotEnforcedError(SandboxUnavailableError):
+    """A driver of commands can't enforce part of a policy, so it runs nothing.
+
+    Attributes:
+        driver: Which.
+        fields: What it can't enforce.
+    """
+
+    _beginning = ""
+
+    def __init__(self, driver: str, fields: Sequence[str]) -> None:
+        self.driver, self.fields = driver, tuple(fields)
+        remedies = (
+            "use a driver that can, such as 'bubblewrap'",
+            "do without it and say so: waive=" + repr(list(fields)),
+        )
+        super().__init__(f"the driver {driver!r} can't enforce {', '.join(fields)}", remedies)
+
+
+class UnexpectedCommandError(IpyboxError, RuntimeError):
+    """A fake sandbox was given a command that it has no response for.
+
+    Attributes:
+        command: The command and its arguments.
+        expected: What it does have responses for, as text.
+        reason: Why none of these will do, such as that they are used up; may be empty.
+        hint: The way out.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        expected: Sequence[str] = (),
+        reason: str = "",
+        hint: str = "add one with enqueue(), or give a default_response",
+    ) -> None:
+        self.command, self.expected, self.reason, self.hint = tuple(command), tuple(expected), reason, hint
+        exactly = f" (argv is {list(command)!r})" if any(not each or " " in each for each in command) else ""
+        known = f"it has some for {', '.join(expected)}" if expected else "it has none at all"
+        joined = " ".join(command)
+        super().__init__(f"FakeSandbox has no response for command: {joined!r}{exactly}; {reason or known}; {hint}")
+
+
+class UnexpectedExecutionError(IpyboxError, RuntimeError):
+    """A fake kernel was given code that it has no response for.
+
+    Attributes:
+        code: The code.
+        expected: What it does have responses for, as text.
+        reason: Why none of these will do, such as that they are used up; may be empty.
+    """
+
+    def __init__(self, code: str, expected: Sequence[str] = (), reason: str = "") -> None:
+        self.code, self.expected, self.reason = code, tuple(expected), reason
+        known = f"there are some for {', '.join(map(_excerpt, expected))}" if expected else "there are none at all"
+        super().__init__(
+            f"no response for the code {_excerpt(repr(code))}: {reason or known}; "
+            "add one with enqueue(), or give a default_response"
+        )
+
+
+def _excerpt(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
+
+
+class ReplayedError(IpyboxError):
+    """A recorded command had failed with an error that can't be made again as what it was.
+
+    Attributes:
+        name: The class of that error.
+        text: What that error said.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self.text = name, text
+        super().__init__(f"a recorded command had failed with {name}: {text}")

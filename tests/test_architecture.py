@@ -20,7 +20,7 @@ import ipybox
 
 PACKAGE = Path(ipybox.__file__).parent
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
-FLOORS = ("base", "process", "sandbox", "kernel_mgr", "session", "testrun", "control", "cli")
+FLOORS = ("base", "process", "sandbox", "command", "kernel_mgr", "session", "testing", "testrun", "control", "cli")
 """From the ground up: a module imports from its own floor and from those below."""
 
 LARGEST = 600
@@ -213,7 +213,8 @@ def test_every_third_party_that_is_imported_is_declared() -> None:
         return re.sub(r"[-_.]+", "-", name).lower()
 
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    declared = {plain(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in project["dependencies"]}
+    lines = [*project["dependencies"], *project["optional-dependencies"]["testing"]]
+    declared = {plain(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in lines}
     distributions = packages_distributions()
     undeclared = {
         f"{name} imports {party}"

@@ -29,10 +29,14 @@ from ipybox.errors import (
     KernelStartError,
     OutputLostError,
     PolicyError,
+    PolicyNotEnforcedError,
     PortInUseError,
     PreloadError,
     ProgramStartError,
+    ReplayedError,
     SandboxUnavailableError,
+    UnexpectedCommandError,
+    UnexpectedExecutionError,
 )
 from ipybox.exit_status import ExitStatus
 from ipybox.outputs import DisplayOutput, ExecutionResult
@@ -73,7 +77,18 @@ SAMPLES: list[tuple[IpyboxError, list[str]]] = [
     (ImageWriteError("images/a.png", "it is a link", RESULT), ["images/a.png", "it is a link"]),
     (PolicyError("sandbox.json: limits.memory", "-1 is too small", "0 is the least"), ["limits.memory", "-1", "0 is"]),
     (ProgramStartError("no such file"), ["no such file"]),
+    (PolicyNotEnforcedError("host", ["network"]), ["'host'", "can't enforce network", "waive=['network']"]),
     (SandboxUnavailableError("bwrap is missing", ["apt install bubblewrap"]), ["bwrap is missing", "apt install"]),
+    (UnexpectedCommandError(["php", "-v"]), ["'php -v'", "none at all", "enqueue()"]),
+    (UnexpectedCommandError(["php", "a b"], ["'ls'"]), ["'php a b'", "['php', 'a b']", "'ls'"]),
+    (
+        UnexpectedCommandError(["ls"], ["'ls'"], "its list is empty", "fill it"),
+        ["'ls'", "its list is empty", "fill it"],
+    ),
+    (UnexpectedExecutionError("x = 1"), ["'x = 1'", "none at all", "enqueue()"]),
+    (UnexpectedExecutionError("x = 1", ["'y = 2'"]), ["'x = 1'", "'y = 2'", "default_response"]),
+    (UnexpectedExecutionError("x" * 5_000, ["'y'"], "both are used up"), ["xxx", "5002 char", "both are used up"]),
+    (ReplayedError("acme.PipeError", "the pipe broke"), ["acme.PipeError", "the pipe broke"]),
 ]
 each = pytest.mark.parametrize(("error", "facts"), SAMPLES, ids=lambda value: type(value).__name__)
 
@@ -109,7 +124,7 @@ def test_the_text_of_an_error_names_its_facts_in_one_sentence(error: IpyboxError
     assert not sentence.endswith(".")
     assert sentence == sentence.strip()
     assert "None" not in text
-    if not isinstance(error, ExecutionError):  # begins with the name of the kernel's exception
+    if not isinstance(error, ExecutionError | UnexpectedCommandError):  # begin with the name of a class
         assert not sentence[0].isupper()
 
 

@@ -72,6 +72,64 @@ def run(
     )
 
 
+@app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def exec_(
+    command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.", metavar="CMD...")],
+    driver: Annotated[
+        str, typer.Option(help="bubblewrap, firejail, docker, podman, or host (which isolates nothing).")
+    ] = "bubblewrap",
+    waive: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD", help="What the driver need not enforce; repeatable.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="Image for docker and podman.")] = None,
+    base_dir: Annotated[Path, typer.Option(help="Where private work directories are made.")] = Path("/tmp"),
+    timeout: Annotated[float, typer.Option(help="Seconds that it may take.")] = 5.0,
+    idle_timeout: Annotated[float | None, typer.Option(help="Seconds that it may be silent.")] = None,
+    memory: Annotated[str, typer.Option(help="Bytes of memory, such as 512M.")] = "128M",
+    cpus: Annotated[float | None, typer.Option(help="Processors at once.")] = None,
+    cpu_time: Annotated[int | None, typer.Option(help="Seconds of processor time per process.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes and threads at most.")] = None,
+    read: Annotated[list[Path] | None, typer.Option(metavar="PATH", help="May be read; repeatable.")] = None,
+    write: Annotated[list[Path] | None, typer.Option(metavar="PATH", help="May be written; repeatable.")] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set for it; repeatable.")] = None,
+    inherit_env: Annotated[
+        bool, typer.Option("--inherit-env", help="Pass on the environment, without secrets.")
+    ] = False,
+    network: Annotated[bool, typer.Option("--network", help="May reach any host.")] = False,
+    allow: Annotated[list[str] | None, typer.Option(metavar="HOST", help="May reach it; repeatable.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON in place of the output.")] = False,
+) -> None:
+    """Run one command in a sandbox: pass its input and output through, exit with its truth.
+
+    Exit codes: the command's; 124 timeout; 125 ipybox itself failed; 126 not executable; 127 not found; 128+N ended by
+    signal N; 130 Ctrl-C.
+    """
+    from ipybox.cli.exec import exec_command
+
+    raise typer.Exit(
+        exec_command(
+            command,
+            driver=driver,
+            waive=waive or [],
+            image=image,
+            base_dir=base_dir,
+            timeout=timeout,
+            idle_timeout=idle_timeout,
+            memory=memory,
+            cpus=cpus,
+            cpu_time=cpu_time,
+            processes=processes,
+            read=read or [],
+            write=write or [],
+            env=env or [],
+            inherit_env=inherit_env,
+            network=network,
+            allow=allow or [],
+            as_json=as_json,
+        )
+    )
+
+
 @app.command()
 def gateway(
     host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "localhost",

@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ipybox import __version__
+from ipybox.command.policy import ExecutionPolicy
+from ipybox.command.sandbox import DRIVERS, Sandbox
 from ipybox.errors import IpyboxError, SandboxUnavailableError
 from ipybox.kernel_mgr.client import KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
@@ -36,7 +38,7 @@ class Finding:
 
 def diagnose(*, as_json: bool) -> int:
     """Looks at everything, prints it and returns the exit code: 1 when kernels can't run here."""
-    findings = [*(look() for look in _LOOKS), *_sandbox()]
+    findings = [*(look() for look in _LOOKS), *_sandbox(), *(_driver(name) for name in DRIVERS if name != "host")]
     if as_json:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
     else:
@@ -136,6 +138,25 @@ def _sandbox() -> list[Finding]:
         return [Finding("sandbox", "fails", str(error))]
 
 
+def _driver(name: str) -> Finding:
+    """A driver of commands, with a command that runs."""
+    policy = ExecutionPolicy.in_dir(tempfile.gettempdir()).with_timeout(_COMMAND_SECONDS)
+    row = f"commands: {name}"
+    try:
+        driver = Sandbox.from_policy(policy).using(name)
+        if name in ("docker", "podman"):
+            return Finding(row, "note", "installed; not tried, as that could download an image")
+        result = driver.blocking().execute(["true"])
+    except SandboxUnavailableError as error:
+        return Finding(row, "note", error.reason)
+    except (IpyboxError, OSError, ValueError) as error:
+        return Finding(row, "note", str(error))
+    if result.success:
+        return Finding(row, "ok", f"ran one in {result.duration:.2f} s")
+    return Finding(row, "note", (result.combined_output or f"exit code {result.exit_code}").strip())
+
+
+_COMMAND_SECONDS = 20.0
 _POSTURE = "import json; from ipybox.sandbox.posture import posture; print(json.dumps(posture()))"
 
 

@@ -52,11 +52,16 @@ class Attachment:
         )
 
     async def __aenter__(self) -> Execution:
+        self._execution.state.open()
         try:
             await self._channel.open()
-        except KernelNotFoundError:
-            raise ExecutionNotFoundError(self._execution.id, self._kernel_id) from None
-        return await self._execution.__aenter__()
+            return await self._execution.__aenter__()
+        except BaseException as error:
+            self._execution.state.close()
+            await asyncio.shield(self._channel.close())
+            if isinstance(error, KernelNotFoundError):
+                raise ExecutionNotFoundError(self._execution.id, self._kernel_id) from None
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -302,7 +302,8 @@ class KernelClient:
         """
         arguments.identifier("execution_id", execution_id)
         arguments.position("after", after)
-        state = ExecutionState(execution_id, _limit(output_limit), *self._spill(output_limit))
+        limit = _limit(output_limit) or self.output_limit
+        state = ExecutionState(execution_id, limit, *self._spill(limit))
         link = self._connected()
         return Attachment(
             link.api.address,
@@ -348,6 +349,7 @@ class KernelClient:
                 raise ValueError(f"env, cwd, file_name and argv need ipybox's own kernel, and this is {name!r}")
             execution.message.header["session"] = link.session_id
         except BaseException:
+            execution.state.close()
             self._turn.release()
             raise
         self._executions[execution.id] = execution
@@ -356,6 +358,7 @@ class KernelClient:
         try:
             await asyncio.shield(sending)
         except ConnectionError as error:
+            execution.state.close()
             self._forget(execution)
             raise ConnectionLostError(str(error), execution.id, self.cursor) from error
         except BaseException:

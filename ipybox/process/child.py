@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ipybox.process import warden
+from ipybox.process.descriptors import owner_descriptor
 
 _TAIL_LINES = 40
 _LINE_BYTES = 8192
@@ -46,7 +47,7 @@ class ChildProcess:
         self._on_line = on_line
         self._remove = remove
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        owner_fd, self._lifeline = _owner_descriptor()
+        owner_fd, self._lifeline = owner_descriptor()
         options = ["--owner-fd", str(owner_fd)]
         if "LC_CTYPE" not in env:
             options += ["--unset", "LC_CTYPE"]  # Python's start adds it, and the environment is to be what was given
@@ -141,14 +142,3 @@ class ChildProcess:
                     self._on_line(text)
                 except Exception:  # whatever it is, a writer must never find its pipe full
                     logging.getLogger("ipybox.gateway").debug("a line of the log was not taken", exc_info=True)
-
-
-def _owner_descriptor() -> tuple[int, int | None]:
-    """A descriptor that becomes readable when this process ends, and what must stay open for it."""
-    if hasattr(os, "pidfd_open"):
-        try:
-            return os.pidfd_open(os.getpid()), None
-        except OSError:
-            pass  # a kernel before 5.3
-    read, write = os.pipe()
-    return read, write

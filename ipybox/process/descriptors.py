@@ -23,6 +23,17 @@ def memory_file(text: str, name: str = "ipybox") -> int:
     return fd
 
 
+def owner_descriptor() -> tuple[int, int | None]:
+    """A descriptor that becomes readable when this process ends, and what must stay open for it."""
+    if hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(os.getpid()), None
+        except OSError:
+            pass  # a kernel before 5.3
+    read, write = os.pipe()
+    return read, write
+
+
 def packet_pair() -> tuple[int, int]:
     """Two ends of a socket that keeps packets apart, as descriptors that the caller closes."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -1,7 +1,10 @@
 """Keeps one command's whole family of processes, and lets none of it outlive its owner. Floor: process.
 
 Run as a script, ``python -I -S warden.py --owner-fd N [--grace S] [--remove DIR] [--unset NAME] -- command ...``, with
-nothing but the standard library, so that it starts in a few milliseconds and stays small. It
+nothing but the standard library, so that it starts in a few milliseconds and stays small. More options are
+``--status-fd N`` (where it says how the start and the end went, one JSON object a line), ``--session yes`` (the command
+leads a session of its own), ``--cwd DIR``, ``--cpu-time SECONDS`` and ``--undo JSON`` (a command to run when the other
+one did not end by itself). It
 
 * adopts every orphan below the command (on Linux it is a "child subreaper"), also daemons with a session of their own,
 * watches its owner through a descriptor that becomes readable when the owner is gone: a pidfd, or the read end of a
@@ -13,14 +16,16 @@ nothing but the standard library, so that it starts in a few milliseconds and st
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import resource
 import select
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -35,6 +40,7 @@ _RESET = (
 )
 """Signals that Python or we handle, and that the command shall find as a shell would leave them."""
 _LINUX = sys.platform.startswith("linux")
+_UNDO_SECONDS = 20.0
 
 
 def _prctl(option: int, value: int) -> None:
@@ -102,7 +108,10 @@ def _end_all(command: int, grace: float, wakeup: int, is_in_a_hurry: Callable[[]
     status: int | None = None
     me = os.getpid()
     asked_until = time.monotonic() + grace
-    _signal_all([command], signal.SIGTERM)
+    try:
+        os.killpg(command, signal.SIGTERM)
+    except OSError:
+        _signal_all([command], signal.SIGTERM)  # it leads no group
     while grace and time.monotonic() < asked_until and not is_in_a_hurry():
         select.select([wakeup], [], [], max(0.0, asked_until - time.monotonic()))
         _drain(wakeup)
@@ -132,6 +141,70 @@ def _drain(fd: int) -> None:
         pass
 
 
+class _Report:
+    """What the owner is told, where it asked for that."""
+
+    def __init__(self, fd: int | None) -> None:
+        self.fd = fd
+        if fd is not None:
+            os.set_inheritable(fd, False)
+
+    def tell(self, **facts: object) -> None:
+        if self.fd is not None:
+            try:
+                os.write(self.fd, json.dumps(facts).encode() + b"\n")
+            except OSError:
+                pass  # the owner is gone
+
+
+def _execute(command: list[str], values: Mapping[str, str], failure: int, warden: int) -> None:
+    """Becomes the command, or says why not. Called in the child."""
+    try:
+        if "--session" in values:
+            os.setsid()
+        for signum in _RESET:
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _RESET)
+        # Should the warden itself be killed, the command is asked to end its own family.
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        os.environ.pop(values.get("--unset", ""), None)
+        if "--cpu-time" in values:
+            seconds = int(values["--cpu-time"])
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        if "--cwd" in values:
+            os.chdir(values["--cwd"])
+        if os.getppid() == warden:
+            os.execvp(command[0], command)
+    except OSError as error:
+        os.write(failure, json.dumps({"errno": error.errno, "error": str(error)}).encode())
+        if "--status-fd" not in values:
+            os.write(2, f"can't run {command[0]}: {error}\n".encode())
+    os._exit(127)
+
+
+def _failure(fd: int) -> dict[str, object]:
+    """Why the command could not be executed; empty when it was, which closes the other end."""
+    text = b""
+    while data := os.read(fd, 4096):
+        text += data
+    os.close(fd)
+    return json.loads(text) if text else {}
+
+
+def _undo(command: list[str]) -> None:
+    try:
+        subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=_UNDO_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        pass  # there is nobody left to tell
+
+
 def main(arguments: list[str]) -> int:
     """Runs until the command and everything below it is gone; returns the command's exit status."""
     split = arguments.index("--")
@@ -159,29 +232,25 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
 
+    report = _Report(int(values["--status-fd"]) if "--status-fd" in values else None)
+    failed, failure = os.pipe()
     me = os.getpid()
     # Blocked, a signal that comes between fork and exec waits for the command instead of hitting a handler of ours.
     signal.pthread_sigmask(signal.SIG_BLOCK, _RESET)
     child = os.fork()
     if child == 0:
-        try:
-            for signum in _RESET:
-                signal.signal(signum, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _RESET)
-            # Should the warden itself be killed, the command is asked to end its own family.
-            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            os.environ.pop(values.get("--unset", ""), None)
-            if os.getppid() == me:
-                os.execv(command[0], command)
-        except OSError as error:
-            os.write(2, f"can't run {command[0]}: {error}\n".encode())
-        os._exit(127)
-
+        _execute(command, values, failure, me)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _RESET)
+    os.close(failure)
+    if report.fd is not None:
+        report.tell(**(_failure(failed) or {"pid": child}))
+        null = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):  # the command's, and nobody else is to keep them open
+            os.dup2(null, number)
 
     # Only the owner and the command may hold what we inherited for the command.
     for number in map(int, os.listdir("/proc/self/fd" if _LINUX else "/dev/fd")):
-        if number > 2 and number not in (owner_fd, wakeup_read, wakeup_write):
+        if number > 2 and number not in (owner_fd, wakeup_read, wakeup_write, report.fd):
             try:
                 os.close(number)
             except OSError:
@@ -195,9 +264,12 @@ def main(arguments: list[str]) -> int:
         if owner_fd in readable:
             break
     ended = _end_all(child, grace if status is None else 0.0, wakeup_read, lambda: in_a_hurry)
+    if status is None and "--undo" in values:
+        _undo(json.loads(values["--undo"]))
     if "--remove" in values:
         shutil.rmtree(values["--remove"], ignore_errors=True)
     final = status if status is not None else ended
+    report.tell(status=final)
     if final is None:
         return 0
     code = os.waitstatus_to_exitcode(final)

@@ -186,17 +186,26 @@ class _Rendering:
         return fd
 
 
-def find(*, path: str | None = None, outside: Iterable[str] = ()) -> Bubblewrap:
+def find(
+    *, path: str | None = None, outside: Iterable[str] = (), binary: str | os.PathLike[str] | None = None
+) -> Bubblewrap:
     """Finds bubblewrap and asks it what it can do.
 
     Args:
+        binary: Where it is; None looks for it.
         path: A search path to use after the system's own directories; None is ``$PATH``. Relative entries don't count.
         outside: Directories that sandboxed code may write, where it is not looked for.
 
     Raises :class:`SandboxUnavailableError` if there is none, or none that will do.
     """
-    entries = (os.environ.get("PATH", "") if path is None else path).split(os.pathsep)
-    found = next(_candidates([*_DIRECTORIES, *entries], tuple(outside)), None)
+    if binary is not None:
+        directory, name = os.path.split(os.path.abspath(binary))
+        found = next(_candidates([directory], (), name), None)
+        if found is None:
+            raise SandboxUnavailableError(f"{os.fspath(binary)} is no program", ["name the bwrap to use, or none"])
+    else:
+        entries = (os.environ.get("PATH", "") if path is None else path).split(os.pathsep)
+        found = next(_candidates([*_DIRECTORIES, *entries], tuple(outside)), None)
     if found is None:
         raise SandboxUnavailableError("bwrap (bubblewrap) is not installed", [_INSTALL])
     if os.stat(found).st_mode & stat.S_ISUID and os.geteuid() != 0:
@@ -219,11 +228,11 @@ def find(*, path: str | None = None, outside: Iterable[str] = ()) -> Bubblewrap:
     return Bubblewrap(path=found, version=version, has_bind_fd=True)
 
 
-def _candidates(directories: Iterable[str], outside: Sequence[str]) -> Iterator[str]:
+def _candidates(directories: Iterable[str], outside: Sequence[str], name: str = "bwrap") -> Iterator[str]:
     for directory in directories:
         if not os.path.isabs(directory):
             continue
-        found = os.path.realpath(os.path.join(directory, "bwrap"))
+        found = os.path.realpath(os.path.join(directory, name))
         if os.path.isfile(found) and os.access(found, os.X_OK) and not is_below(found, outside):
             yield found
 

@@ -27,7 +27,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from ipybox.errors import PreloadError
 from ipybox.process import child_setup, warm
@@ -140,7 +140,7 @@ def start(request: int, lead_fd: int, fds: list[int], *, nested: bool, run: warm
                 os._exit(0)
         _become_init(program, lead, fds, run if program.warm else None, nested=nested)
     except _StartError as error:
-        _report(lead, error=str(error))
+        _report(lead, error=str(error), errno=error.errno)
     except BaseException as error:
         _report(lead, error=f"it could not be confined: {type(error).__name__}: {error}")
     os._exit(1)
@@ -173,7 +173,7 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], run: war
     os.close(failure)
     reason = _read_all(failed)  # ends when the program was executed, which closes the other end
     if reason:
-        raise _StartError(reason)
+        raise _StartError(**reason)
     child_setup.close_all_but({lead.fileno(), wakeup, wakeup_write})
     child_setup.quiet_stdio()
     confine.process_name("ipybox-init")
@@ -241,11 +241,14 @@ def _execute(program: Program, failure: int, fds: list[int], run: warm.Run | Non
         os.chdir(program.cwd)
         if not program.argv:
             os._exit(0)
-        if run is None:
-            os.execvpe(program.argv[0], list(program.argv), dict(program.env))
     except BaseException as error:
-        os.write(failure, f"can't start {program.argv[0]!r} in {program.cwd!r}: {error}".encode()[:4000])
-        os._exit(127)
+        _fail(failure, f"can't start {program.argv[:1]!r} in {program.cwd!r}: {error}")
+    if run is None:
+        try:
+            os.execvpe(program.argv[0], list(program.argv), dict(program.env))
+        except BaseException as error:
+            number = error.errno if isinstance(error, OSError) else None
+            _fail(failure, f"can't start {program.argv[0]!r} in {program.cwd!r}: {error}", errno=number)
     os.close(failure)
     confine.dumpable()
     confine.process_name("ipybox-kernel")
@@ -253,21 +256,31 @@ def _execute(program: Program, failure: int, fds: list[int], run: warm.Run | Non
     run(program.env)
 
 
-def _read_all(fd: int) -> str:
+def _fail(failure: int, error: str, **facts: Any) -> NoReturn:
+    os.write(failure, json.dumps({"error": error[:1000], **facts}).encode())
+    os._exit(127)
+
+
+def _read_all(fd: int) -> dict[str, Any]:
     text = b""
     while data := os.read(fd, 4096):
         text += data
     os.close(fd)
-    return text.decode("utf-8", "replace")
+    return dict(json.loads(text)) if text else {}
 
 
 class _StartError(Exception):
     """The program could not be executed."""
 
+    def __init__(self, error: str, errno: int | None = None) -> None:
+        super().__init__(error)
+        self.errno = errno
+
 
 def _report(lead: socket.socket, **facts: Any) -> None:
-    """Tells the supervisor: ``error`` (a sentence), ``exit`` (code, or negative signal). ``started`` comes with the
-    pidfds of pid 1 and of the program, ``listener`` with the socket for the egress proxy."""
+    """Tells the supervisor: ``error`` (a sentence; with ``errno`` if the program can't be executed), ``exit`` (code, or
+    negative signal). ``started`` comes with the pidfds of pid 1 and of the program, ``listener`` with the socket for
+    the egress proxy."""
     try:
         lead.send(json.dumps(facts).encode())
     except OSError as error:

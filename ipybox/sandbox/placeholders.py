@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from ipybox.sandbox.bubblewrap import open_without_links
@@ -21,7 +21,7 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Placeholders:
-    """Those that one gateway needs."""
+    """Those that one gateway, or one sandbox for commands, needs."""
 
     def __init__(self) -> None:
         self._held: dict[str, int] = {}
@@ -40,6 +40,14 @@ class Placeholders:
                         self._held[path] = _make(path, parent)
                 finally:
                     os.close(parent)
+
+    def held(self) -> list[tuple[str, int, int]]:
+        """Path, device and inode of each."""
+        found = ((path, os.fstat(fd)) for path, fd in self._held.items())
+        return [(path, status.st_dev, status.st_ino) for path, status in found]
+
+    def outlive(self, pidfd: int) -> None:
+        """Says that they are in the way of a process; the descriptor stays the caller's."""
 
     def join(self, paths: Iterable[str]) -> None:
         """Holds those that another gateway has made, so that they stay while this one needs them."""
@@ -64,6 +72,20 @@ class Placeholders:
                 _remove(path, os.fstat(fd))
             os.close(fd)
         self._held.clear()
+
+
+def remove_left(held: Sequence[tuple[str, int, int]]) -> None:
+    """Removes what somebody has left who can't do it any more: path, device and inode of each."""
+    for path, device, inode in held:
+        with suppress(Exception):
+            fd = os.open(path, _OPEN)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                status = os.fstat(fd)
+                if (status.st_dev, status.st_ino) == (device, inode):
+                    _remove(path, status)
+            finally:
+                os.close(fd)
 
 
 def _make(path: str, parent: int) -> int:

@@ -66,6 +66,11 @@ class SandboxedProgram:
         return await asyncio.shield(self._ended)
 
     @property
+    def init_pidfd(self) -> int | None:
+        """The pidfd of its pid 1, which stays ours; None before it has started and after it was let go of."""
+        return self._pidfds[0] if self._pidfds else None
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing of it is left."""
         return self._ended.done()
@@ -137,7 +142,7 @@ class SandboxedProgram:
                 self._started.set_result(None)
         elif "error" in facts:
             if not self._started.done():
-                self._fail(str(facts["error"]))
+                self._fail(str(facts["error"]), facts.get("errno"))
         elif "exit" in facts:
             self._code = facts["exit"]
 
@@ -145,8 +150,8 @@ class SandboxedProgram:
         assert self._on_listener is not None
         await self._on_listener(listener)
 
-    def _fail(self, reason: str) -> None:
-        self._started.set_exception(ProgramStartError(reason))
+    def _fail(self, reason: str, errno: int | None = None) -> None:
+        self._started.set_exception(ProgramStartError(reason, errno))
         self._started.exception()  # whoever waits gets it; nobody has to
         if not self._ended.done():
             self._ended.set_result(None)

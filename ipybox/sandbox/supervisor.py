@@ -23,6 +23,7 @@ from ipybox.sandbox.audit import Audit
 from ipybox.sandbox.launcher import PROXY_PORT, Program
 from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
 from ipybox.sandbox.path_patterns import is_below
+from ipybox.sandbox.placeholder_keeper import KeptPlaceholders
 from ipybox.sandbox.placeholders import Placeholders
 from ipybox.sandbox.policy import Limits, SandboxPolicy
 from ipybox.sandbox.program import SandboxedProgram
@@ -61,6 +62,7 @@ class Supervisor:
         refresh: Looks again at what a program is to see. What the host has made or replaced since the last time is
             looked at before every start, as a mount covers the file that was there, not a new one of that name.
         learn: Whether hosts that are not allowed are let through and noted.
+        kept: Whether what it makes in the file system is removed also when this process is killed.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Supervisor:
         *,
         refresh: Callable[[], View] | None = None,
         learn: bool = False,
+        kept: bool = False,
     ) -> None:
         self.on_egress: Callable[[EgressEvent], Awaitable[None]] | None = None
         self._policy = policy
@@ -77,7 +80,7 @@ class Supervisor:
         self._refresh = refresh
         self._guard = MemoryGuard()
         self._programs: dict[SandboxedProgram, Wall] = {}
-        self._placeholders = Placeholders()
+        self._placeholders = KeptPlaceholders() if kept else Placeholders()
         self._audit: Audit | None = None
         self._proxy: EgressProxy | None = None
         self._wall: Wall | None = None
@@ -100,6 +103,7 @@ class Supervisor:
             self._placeholders.join(self._identities)
             self._audit = Audit(self._plan.view.write_roots)
             self._wall = await self._build()
+            self._keep_placeholders()
         except BaseException:
             await self.close()
             raise
@@ -157,6 +161,8 @@ class Supervisor:
             if isinstance(error, TimeoutError):
                 raise ProgramStartError(f"it was not up within {_START_SECONDS:g} s") from None
             raise
+        if wall.first is None and sandboxed.init_pidfd is not None:
+            self._placeholders.outlive(sandboxed.init_pidfd)
         return sandboxed
 
     async def current(self) -> int:
@@ -202,10 +208,18 @@ class Supervisor:
         self._placeholders.join(found)
         self._generation += 1
         self._retired.add(old)
+        self._keep_placeholders()
         if any(home is old for home in self._programs.values()):
             for path in replaced:
                 log.warning("%s was replaced; for what runs in a sandbox already, it is an ordinary file now", path)
         self._close_retired()
+
+    def _keep_placeholders(self) -> None:
+        """They must not go before what they are in the way of. For those who make them after us, all of it again."""
+        firsts = [wall.first for wall in (self._wall, *self._retired) if wall is not None]
+        for pidfd in [*firsts, *(program.init_pidfd for program in self._programs)]:
+            if pidfd is not None:
+                self._placeholders.outlive(pidfd)
 
     def _forget(self, sandboxed: SandboxedProgram) -> None:
         self._programs.pop(sandboxed, None)

@@ -80,6 +80,10 @@ class Wall(Protocol):
     def is_over(self) -> bool:
         """Whether it fell, so that the next program needs another one."""
 
+    @property
+    def first(self) -> int | None:
+        """The pidfd of the process that everything behind it ends with; None when each program has its own."""
+
     async def open(self) -> None:
         """Builds what is built once; raises :class:`ProgramStartError`."""
 
@@ -232,6 +236,11 @@ class NestedWall:
             return True
 
     @property
+    def first(self) -> int | None:
+        """The pidfd of pid 1 behind the wall."""
+        return self._first
+
+    @property
     def pid(self) -> int | None:
         """Pid of the outer bubblewrap."""
         return self._process.pid if self._process is not None else None
@@ -362,6 +371,11 @@ class SeparateWalls:
     def is_over(self) -> bool:
         """There is nothing that could fall."""
         return False
+
+    @property
+    def first(self) -> int | None:
+        """Nothing is shared between programs."""
+        return None
 
     async def open(self) -> None:
         """Nothing is shared between programs."""

@@ -18,6 +18,7 @@ import pytest
 from ipybox.errors import (
     ConnectionLostError,
     ExecutionError,
+    ExecutionNotFoundError,
     ExecutionTimeoutError,
     GatewayConnectionError,
     IpyboxError,
@@ -598,6 +599,23 @@ async def test_bad_arguments_of_an_execution(client: KernelClient, method: str) 
             wrong.append((name, value, "no error"))
     assert not wrong
     assert (await client.execute("'ran' in globals()")).text == "False"
+
+
+@pytest.mark.asyncio
+async def test_calls_that_never_ran_leave_no_descriptor(gateway: KernelGateway, tmp_path: Path) -> None:
+    limit = OutputLimit(directory=tmp_path / "text")
+    async with KernelClient(gateway.host, gateway.port, images_dir=tmp_path, output_limit=limit) as client:
+        await client.execute("1")
+        before = sorted(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            with pytest.raises(ExecutionNotFoundError):
+                async with client.attach("nonsense"):
+                    pass
+        await client.execute("import os, threading\nthreading.Timer(0.1, os._exit, [5]).start()")
+        assert await eventually(lambda: link_of(client).is_dead)
+        assert not (await death_of(client, "1")).during_execution
+        await client.execute("1")
+        assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize("after", [-1, "0", 1.5])

@@ -1,0 +1,193 @@
+"""Commands in the sandbox that kernels get as well. Linux only. Floor: command."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import ClassVar, Self
+
+from ipybox.command.driver import CommandDriver, Field
+from ipybox.command.environment import command_environment
+from ipybox.command.policy import ExecutionPolicy
+from ipybox.errors import PolicyError, ProgramStartError
+from ipybox.exit_status import ExitStatus
+from ipybox.sandbox import bubblewrap, staging
+from ipybox.sandbox.access import SANDBOX_HOME, HostFacts
+from ipybox.sandbox.launcher import Program
+from ipybox.sandbox.policy import LOWEST, FilesystemPolicy, Limits, NetworkPolicy, SandboxPolicy
+from ipybox.sandbox.program import SandboxedProgram
+from ipybox.sandbox.python_paths import python_paths
+from ipybox.sandbox.supervisor import Supervisor
+from ipybox.sandbox.view import View, kernel_view
+from ipybox.sandbox.wall import WallPlan
+
+SCRATCH = 64 * 1024 * 1024
+"""Bytes of the private home, in which a command runs, and of its private ``/tmp``."""
+_NOWHERE = "/usr"
+"""Stands in for a working directory of the host, which a command has none of: readable in every sandbox."""
+_KEYS = {"filesystem.allowRead": "readable_paths", "filesystem.allowWrite": "writable_paths"}
+
+
+class BubblewrapDriver(CommandDriver):
+    """Runs each command in a sandbox of its own: namespaces, a root built from nothing, no capabilities, seccomp.
+
+    A command runs in an empty private home, kept in memory (64 MiB), which is gone with it. It can read the system,
+    this Python, and what the policy names. Hosts are reached through a proxy that the environment names, never
+    directly: with ``network=True`` any public one.
+
+    In an ``async with`` block what commands share is built once, and each takes a few milliseconds; without one it is
+    built for every command.
+    """
+
+    name: ClassVar[str] = "bubblewrap"
+    enforces: ClassVar[frozenset[Field]] = frozenset(
+        ("cpu_time", "hosts", "memory", "network", "processes", "readable_paths", "writable_paths")
+    )
+
+    def __init__(
+        self, policy: ExecutionPolicy, *, waive: str | Iterable[str] = (), binary: str | os.PathLike[str] | None = None
+    ) -> None:
+        super().__init__(policy, waive=waive)
+        if policy.memory < LOWEST["memory"]:
+            raise PolicyError(
+                "memory", f"{policy.memory} bytes are too few to start anything", f"at least {LOWEST['memory']}"
+            )
+        self._binary = bubblewrap.find(binary=binary or os.environ.get("BWRAP_BIN"), outside=policy.writable_paths)
+        self._open: Supervisor | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tags = itertools.count(1)
+        self._running: set[_SandboxedCommand] = set()
+
+    async def __aenter__(self) -> Self:
+        if self._open is not None:
+            raise RuntimeError("this sandbox is open already")
+        self._open = await self._supervisor().__aenter__()
+        self._loop = asyncio.get_running_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        opened, self._open, self._loop = self._open, None, None
+        for command in self._running:
+            command.kill()
+        await asyncio.gather(*(command.ended() for command in self._running))
+        if opened is not None:
+            await opened.close()
+
+    async def _start(self, argv: Sequence[str], stdio: tuple[int, int, int]) -> _SandboxedCommand:
+        if self._open is not None:
+            if self._loop is not asyncio.get_running_loop():
+                raise RuntimeError("this sandbox was opened in another event loop")
+            command = await self._run(self._open, argv, stdio, is_own=False)
+            self._running.add(command)
+            command.finish.add_done_callback(lambda _: self._running.discard(command))
+            return command
+        supervisor = await self._supervisor().__aenter__()
+        try:
+            return await self._run(supervisor, argv, stdio, is_own=True)
+        except BaseException:
+            await supervisor.close()
+            raise
+
+    async def _run(
+        self, supervisor: Supervisor, argv: Sequence[str], stdio: tuple[int, int, int], *, is_own: bool
+    ) -> _SandboxedCommand:
+        tag = f"command-{next(self._tags)}"
+        program = Program(argv=argv, env=self._environment(), cwd=SANDBOX_HOME, fds=(0, 1, 2))
+        try:
+            sandboxed = await supervisor.start(program, stdio, tag)
+        except ProgramStartError as error:
+            if error.errno is not None:
+                raise OSError(error.errno, error.reason) from None
+            raise
+        return _SandboxedCommand(supervisor, sandboxed, tag, is_own=is_own)
+
+    def _environment(self) -> dict[str, str]:
+        own = {
+            "HOME": SANDBOX_HOME,
+            "LOGNAME": "sandbox",
+            "PWD": SANDBOX_HOME,
+            "SHELL": "/bin/sh",
+            "TMPDIR": "/tmp",
+            "USER": "sandbox",
+        }
+        inherited = os.environ if self.policy.inherit_env else None
+        return command_environment(self.policy.env, inherited=inherited, own=own)
+
+    def _supervisor(self) -> Supervisor:
+        policy = sandbox_policy(self.policy)
+        uid = staging.sandbox_uid() if os.geteuid() == 0 else None
+        facts = HostFacts(
+            home=os.path.realpath(os.path.expanduser("~")),
+            working_dir=_NOWHERE,
+            python_paths=python_paths(),
+            uid=os.getuid() if uid is None else uid,
+            gid=os.getgid() if uid is None else uid,
+        )
+
+        def look() -> View:
+            return _view(self.policy, policy, facts)
+
+        plan = WallPlan(bubblewrap=self._binary, view=look(), uid=uid, python=sys.executable)
+        return Supervisor(policy, plan, refresh=look, learn=self.policy.network is True, kept=True)
+
+
+class _SandboxedCommand:
+    def __init__(self, supervisor: Supervisor, program: SandboxedProgram, tag: str, *, is_own: bool) -> None:
+        self._supervisor, self._program, self._is_own = supervisor, program, is_own
+        self.finish = asyncio.ensure_future(supervisor.finish(program, tag))
+
+    async def ended(self) -> ExitStatus:
+        return await asyncio.shield(self.finish)
+
+    def terminate(self) -> None:
+        self._program.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._program.kill()
+
+    async def close(self) -> None:
+        if self._is_own:
+            await self._supervisor.close()
+
+
+def sandbox_policy(policy: ExecutionPolicy) -> SandboxPolicy:
+    """The policy of a command in the terms of the sandbox."""
+    hosts = policy.network if isinstance(policy.network, tuple) else ()
+    limits = Limits(memory=policy.memory, cpu_time=policy.cpu_time, scratch=SCRATCH, shared_memory=SCRATCH)
+    return SandboxPolicy(
+        network=NetworkPolicy(allowed_domains=hosts),
+        filesystem=FilesystemPolicy(
+            deny_read=(), allow_read=policy.readable_paths, allow_write=policy.writable_paths, deny_write=()
+        ),
+        limits=limits if policy.processes is None else replace(limits, processes=policy.processes),
+    )
+
+
+def _view(asked: ExecutionPolicy, policy: SandboxPolicy, facts: HostFacts) -> View:
+    """What a command sees: all that was asked for, or an error that names what can't be."""
+    for name in ("readable_paths", "writable_paths"):
+        for index, path in enumerate(getattr(asked, name)):
+            if not os.path.lexists(path):
+                raise PolicyError(f"{name}[{index}]", f"{path} does not exist", "create it first, or leave it out")
+    try:
+        view = kernel_view(policy, facts)
+    except PolicyError as error:
+        raise PolicyError(_in_our_terms(error.where), error.reason, error.hint) from None
+    for note in view.notes:
+        where, _, reason = note.partition(": ")
+        if where.startswith("filesystem."):  # what a gateway warns of is no surprise that a command should have
+            raise PolicyError(_in_our_terms(where), reason)
+    return view
+
+
+def _in_our_terms(where: str) -> str:
+    key, bracket, rest = where.partition("[")
+    return f"{_KEYS.get(key, key)}{bracket}{rest}"

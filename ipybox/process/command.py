@@ -1,0 +1,170 @@
+"""One command under a warden, with its own stdin, stdout and stderr. Floor: process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ipybox.exit_status import ExitStatus
+from ipybox.process import warden
+from ipybox.process.descriptors import owner_descriptor
+
+_CHUNK = 4096
+
+
+class WardedCommand:
+    """A command and everything below it, which all end with this process, also when that is killed.
+
+    Args:
+        argv: What to run; looked up in the ``PATH`` of ``env``.
+        env: Its complete environment.
+        cwd: Where it runs.
+        stdio: Its stdin, stdout and stderr, as descriptors that stay the caller's.
+        grace: Seconds between being asked to end and being killed.
+        remove: A directory that is removed when all of it is gone.
+        cpu_time: Seconds of processor time of each of its processes.
+        undo: A command that is run when it did not end by itself, for what is not below it.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str,
+        stdio: tuple[int, int, int],
+        grace: float,
+        remove: str | None = None,
+        cpu_time: int | None = None,
+        undo: Sequence[str] | None = None,
+    ) -> None:
+        self.pid: int | None = None
+        """Pid of the command, once :meth:`started` has returned."""
+        self._loop = asyncio.get_running_loop()
+        self._started: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
+        self._status: ExitStatus | None = None
+        self._said = b""
+        status, status_write = os.pipe()
+        try:
+            owner_fd, self._lifeline = owner_descriptor()
+        except BaseException:
+            os.close(status)
+            os.close(status_write)
+            raise
+        options: dict[str, str] = {
+            "--owner-fd": str(owner_fd),
+            "--status-fd": str(status_write),
+            "--session": "yes",
+            "--grace": str(grace),
+            "--cwd": cwd,
+        }
+        if "LC_CTYPE" not in env:
+            options["--unset"] = "LC_CTYPE"  # Python's start adds it
+        if remove is not None:
+            options["--remove"] = remove
+        if cpu_time is not None:
+            options["--cpu-time"] = str(cpu_time)
+        if undo is not None:
+            options["--undo"] = json.dumps(list(undo))
+        words = [word for option in options.items() for word in option]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", warden.__file__, *words, "--", *argv],
+                stdin=stdio[0],
+                stdout=stdio[1],
+                stderr=stdio[2],
+                env=dict(env),
+                cwd="/",
+                pass_fds=[owner_fd, status_write],
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(status)
+            self._close_lifeline()
+            raise
+        finally:
+            os.close(owner_fd)
+            os.close(status_write)
+        os.set_blocking(status, False)
+        self._status_fd = status
+        self._loop.add_reader(status, self._read)
+
+    @property
+    def warden_pid(self) -> int:
+        """Pid of the process that everything of the command is below."""
+        return self._process.pid
+
+    async def started(self) -> None:
+        """Waits until the command was executed. Raises the ``OSError`` with which it could not be."""
+        await asyncio.shield(self._started)
+
+    async def ended(self) -> ExitStatus:
+        """Waits until the command and all below it are gone, and says how the command ended."""
+        return await asyncio.shield(self._ended)
+
+    def terminate(self) -> None:
+        """Asks it to end, and ends all of it by force when its grace is over."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Ends all of it by force."""
+        self._signal(signal.SIGQUIT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, signum: int) -> None:
+        if not self._ended.done():
+            self._process.send_signal(signum)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._status_fd, _CHUNK)
+        except BlockingIOError:
+            return
+        self._said += data
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+        if not data:
+            self._close()
+
+    def _take(self, facts: dict[str, Any]) -> None:
+        if "error" in facts:
+            self._started.set_exception(OSError(facts["errno"], facts["error"]))
+            self._started.exception()  # whoever waits gets it; nobody has to
+        elif "pid" in facts:
+            self.pid = facts["pid"]
+            self._started.set_result(None)
+        elif facts.get("status") is not None:
+            self._status = ExitStatus.from_returncode(os.waitstatus_to_exitcode(facts["status"]))
+
+    def _close(self) -> None:
+        """The warden is gone, or about to be."""
+        self._loop.remove_reader(self._status_fd)
+        os.close(self._status_fd)
+        code = self._process.wait()
+        self._close_lifeline()
+        if self._status is None:  # the warden was killed; its command was asked to end by the system
+            self._kill_what_is_left()
+            self._status = ExitStatus("unknown", detail=f"its warden ended with {code}")
+        if not self._started.done():
+            self._started.set_exception(OSError(0, str(self._status)))
+            self._started.exception()
+        self._ended.set_result(self._status)
+
+    def _kill_what_is_left(self) -> None:
+        if self.pid is not None:
+            with suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def _close_lifeline(self) -> None:
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+            self._lifeline = None
