@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import ClassVar, Self
 
+from ipybox.command.binaries import find_binary
 from ipybox.command.driver import CommandDriver, Field
 from ipybox.command.environment import command_environment
 from ipybox.command.policy import ExecutionPolicy
@@ -31,6 +32,7 @@ SCRATCH = 64 * 1024 * 1024
 """Bytes of the private home, in which a command runs, and of its private ``/tmp``."""
 _NOWHERE = "/usr"
 """Stands in for a working directory of the host, which a command has none of: readable in every sandbox."""
+_VARIABLE = "BWRAP_BIN"
 _KEYS = {"filesystem.allowRead": "readable_paths", "filesystem.allowWrite": "writable_paths"}
 
 
@@ -58,7 +60,10 @@ class BubblewrapDriver(CommandDriver):
             raise PolicyError(
                 "memory", f"{policy.memory} bytes are too few to start anything", f"at least {LOWEST['memory']}"
             )
-        self._binary = bubblewrap.find(binary=binary or os.environ.get("BWRAP_BIN"), outside=policy.writable_paths)
+        if binary is not None or os.environ.get(_VARIABLE):
+            remedy = f"unset {_VARIABLE}, or name an installed one"
+            binary = find_binary("bwrap", _VARIABLE, remedy=remedy, binary=binary)
+        self._binary = bubblewrap.find(binary=binary, outside=policy.writable_paths)
         self._open: Supervisor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tags = itertools.count(1)

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ipybox.errors import UnexpectedExecutionError
+from ipybox.testing.queues import Queues
 from ipybox.testing.script import Response, checked_response, takes_code
 
 Key = str | re.Pattern[str] | Callable[[str], bool]
 """What a response is for: exactly this code, code that a pattern matches from its beginning to its end, or code for
 which a function returns True."""
-
-
-@dataclass(slots=True)
-class _Queue:
-    """The responses of one key, in the order in which they are used."""
-
-    waiting: deque[Response] = field(default_factory=deque)
-    given: int = 0
-    is_matched: bool = False
 
 
 class CannedResponses:
@@ -42,7 +32,7 @@ class CannedResponses:
     def __init__(self, responses: Mapping[Any, Any] | None = None, default: Response | None = None) -> None:
         if responses is not None and not isinstance(responses, Mapping):
             raise TypeError(f"responses must be a mapping of code to responses, got {responses!r}")
-        self._queues: dict[Key, _Queue] = {}
+        self._queues: Queues[Key, Response] = Queues("code", key_text)
         self._default = default if default is None else checked_response("default_response", default)
         for key, value in (responses or {}).items():
             self.add(key, value if isinstance(value, list | tuple) else [value])
@@ -51,45 +41,31 @@ class CannedResponses:
         """Puts responses at the end of a key's queue: all of them, or none when one of them is refused."""
         name = key_text(checked_key(key))
         checked = [checked_response(f"response {n} for {name}", each) for n, each in enumerate(responses, 1)]
-        queue = self._queues.setdefault(key, _Queue())
-        queue.waiting.extend(checked)
-        queue.given += len(checked)
+        self._queues.add(key, checked)
 
     def take(self, code: str) -> Response:
         """Uses the next response for code. Raises UnexpectedExecutionError when there is none."""
-        queue = self._queue_for(code)
-        reason = ""
-        if queue is not None:
-            queue.is_matched = True
-            if queue.waiting:
-                return queue.waiting.popleft()
-            reason = f"all {queue.given} responses for it are used up" if queue.given else "its list is empty"
+        key = self._key_for(code)
+        response, reason = self._queues.take(key) if key is not None else (None, "")
+        if response is not None:
+            return response
         if self._default is None:
-            raise UnexpectedExecutionError(code, [key_text(key) for key in self._queues], reason)
+            raise UnexpectedExecutionError(code, self._queues.texts(), reason)
         return self._default
 
     @property
     def unused(self) -> dict[Key, int]:
-        """How many responses each key has left; with 0 for keys without responses that no code matched."""
-        return {key: len(queue.waiting) for key, queue in self._queues.items() if queue.waiting or not queue.is_matched}
+        """See :attr:`Queues.unused`."""
+        return self._queues.unused
 
     def unused_text(self) -> list[str]:
         """The same as lines to read."""
-        lines = []
-        for key, left in self.unused.items():
-            queue = self._queues[key]
-            never = "" if queue.is_matched else "; no code matched it"
-            lines.append(f"{key_text(key)}: {left} of {queue.given} left{never}")
-        return lines
+        return self._queues.unused_text()
 
-    def _queue_for(self, code: str) -> _Queue | None:
-        exact = self._queues.get(code)
-        if exact is not None:
-            return exact
-        for key, queue in list(self._queues.items()):
-            if not isinstance(key, str) and matches(key, code):
-                return queue
-        return None
+    def _key_for(self, code: str) -> Key | None:
+        if code in self._queues:
+            return code
+        return next((key for key in self._queues if not isinstance(key, str) and matches(key, code)), None)
 
 
 def matches(key: Key, code: str) -> bool:

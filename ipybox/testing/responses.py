@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from ipybox.command.request import checked_argv
 from ipybox.command.result import ExecResult
 from ipybox.errors import UnexpectedCommandError
+from ipybox.testing.queues import Queues
 
 Argv = tuple[str, ...]
 
@@ -25,16 +24,6 @@ Answer = ExecResult | BaseException | type[BaseException] | Callable[[Argv, byte
 
 Response = Answer | Mapping[str, Any] | str | bytes
 """What may be given as a response; a mapping is read by ``ExecResult.from_dict``, and text or bytes are stdout."""
-
-
-@dataclass(slots=True)
-class _Queue:
-    """The responses of one key, in the order in which they are used."""
-
-    waiting: deque[Answer] = field(default_factory=deque)
-    given: int = 0
-    is_matched: bool = False
-    stands_for: Argv | None = None
 
 
 class Responses:
@@ -53,7 +42,8 @@ class Responses:
     def __init__(self, responses: Mapping[Any, Any] | None = None, default: Response | None = None) -> None:
         if responses is not None and not isinstance(responses, Mapping):
             raise TypeError(f"responses must be a mapping of commands to responses, got {responses!r}")
-        self._queues: dict[Key, _Queue] = {}
+        self._queues: Queues[Key, Answer] = Queues("command", key_text)
+        self._stand_for: dict[str, Argv] = {}
         self._default = None if default is None else checked_response("default_response", default)
         for key, value in (responses or {}).items():
             self.add(key, value if isinstance(value, list | tuple) else [value])
@@ -63,9 +53,7 @@ class Responses:
         checked = checked_key(key)
         name = key_text(checked)
         answers = [checked_response(f"response {n} for {name}", each) for n, each in enumerate(responses, 1)]
-        queue = self._queues.setdefault(checked, _Queue())
-        queue.waiting.extend(answers)
-        queue.given += len(answers)
+        self._queues.add(checked, answers)
 
     def take(self, argv: Argv, stdin: bytes) -> Answer:
         """Uses the next response for a command. What it reads makes no difference.
@@ -73,55 +61,44 @@ class Responses:
         Raises:
             UnexpectedCommandError: There is none, or a joined text stood for other arguments before.
         """
-        queue = self._queue_for(argv)
-        reason = ""
-        if queue is not None:
-            queue.is_matched = True
-            try:
-                return queue.waiting.popleft()
-            except IndexError:
-                reason = _used_up(queue.given)
+        key = self._key_for(argv)
+        answer, reason = self._queues.take(key) if key is not None else (None, "")
+        if answer is not None:
+            return answer
         if self._default is None:
-            raise UnexpectedCommandError(argv, [key_text(key) for key in self._queues], reason)
+            raise UnexpectedCommandError(argv, self._queues.texts(), reason)
         return self._default
 
     @property
     def unused(self) -> dict[Key, int]:
-        """How many responses each key has left; with 0 for keys without responses that no command matched."""
-        return {key: len(queue.waiting) for key, queue in self._queues.items() if queue.waiting or not queue.is_matched}
+        """See :attr:`Queues.unused`."""
+        return self._queues.unused
 
     def unused_text(self) -> list[str]:
         """The same as lines to read."""
-        lines = []
-        for key, left in self.unused.items():
-            queue = self._queues[key]
-            never = "" if queue.is_matched else "; no command matched it"
-            lines.append(f"{key_text(key)}: {left} of {queue.given} left{never}")
-        return lines
+        return self._queues.unused_text()
 
-    def _queue_for(self, argv: Argv) -> _Queue | None:
-        queue = self._queues.get(argv)
-        if queue is not None:
-            return queue
+    def _key_for(self, argv: Argv) -> Key | None:
+        if argv in self._queues:
+            return argv
         text = " ".join(argv)
-        queue = self._queues.get(text)
-        if queue is not None:
-            queue.stands_for = queue.stands_for or argv
-            if queue.stands_for != argv:
+        if text in self._queues:
+            before = self._stand_for.setdefault(text, argv)
+            if before != argv:
                 raise UnexpectedCommandError(
                     argv,
-                    [key_text(key) for key in self._queues],
-                    f"the key {text!r} stood for {queue.stands_for!r} before, and this is {argv!r}",
+                    self._queues.texts(),
+                    f"the key {text!r} stood for {before!r} before, and this is {argv!r}",
                     "use these tuples as keys",
                 )
-            return queue
+            return text
         line = shlex.join(argv)
-        for key, queue in list(self._queues.items()):
+        for key in self._queues:
             if isinstance(key, re.Pattern):
                 if key.fullmatch(line):
-                    return queue
+                    return key
             elif not isinstance(key, str | tuple) and key(argv):
-                return queue
+                return key
         return None
 
 
@@ -192,12 +169,6 @@ def key_text(key: Key) -> str:
     code = getattr(key, "__code__", None)
     name = str(getattr(key, "__qualname__", None) or repr(key))
     return name if code is None else f"{name} (line {code.co_firstlineno})"
-
-
-def _used_up(count: int) -> str:
-    if count == 1:
-        return "its only response is used up"
-    return f"all {count} responses for it are used up" if count else "its list of responses is empty"
 
 
 def _takes(function: Callable[..., object], count: int) -> bool:

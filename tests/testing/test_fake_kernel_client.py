@@ -191,8 +191,8 @@ async def test_a_text_is_exactly_the_code_and_a_pattern_matches_all_of_it() -> N
 async def test_responses_are_used_in_their_order_and_once() -> None:
     async with FakeKernelClient.from_responses({"a": ["1", "2"], "b": "only"}) as client:
         assert await said(client, "a", "b", "a") == ["1", "only", "2"]
-        for code, reason in (("a", "all 2 responses"), ("b", "all 1 responses")):
-            with pytest.raises(UnexpectedExecutionError, match=f"{reason} for it are used up"):
+        for code, reason in (("a", "all 2 responses for it are used up"), ("b", "its only response is used up")):
+            with pytest.raises(UnexpectedExecutionError, match=reason):
                 await client.execute(code)
 
 
