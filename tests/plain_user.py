@@ -2,19 +2,19 @@
 
 Most users are not root, and a sandbox is a different thing for them. The checkout and the interpreter often lie in a
 home that only root may enter, so the user gets a mount namespace in which just those two are seen as its own, and a
-fresh home. Nothing outside of that namespace changes, and no account is made.
+fresh home, and an account. Nothing outside of that namespace changes.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from ipybox.sandbox import confine, staging
 
 USER = 54321
+_HOMES = "/mnt"
 
 
 def become_plain_user(needed: list[str]) -> None:
@@ -29,13 +29,32 @@ def become_plain_user(needed: list[str]) -> None:
         if reason:
             sys.exit(f"{path} can't be shown to a plain user: {reason}")
         confine.attach(tree, path)
-    home = tempfile.mkdtemp(prefix="plain-user-")
-    os.chown(home, USER, USER)
+    home = _make_home()
+    _add_account(home)
     os.setgroups([])
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)
-    os.environ.update(HOME=home, USER="plain", LOGNAME="plain", TMPDIR="/tmp")
+    os.environ.update(HOME=str(home), USER="plain", LOGNAME="plain", TMPDIR="/tmp")
     confine.dumpable()
+
+
+def _make_home() -> Path:
+    """A home that goes with the namespace."""
+    confine.mount("tmpfs", _HOMES, "tmpfs", 0, "mode=755")
+    home = Path(_HOMES, "plain")
+    home.mkdir(0o700)
+    os.chown(home, USER, USER)
+    return home
+
+
+def _add_account(home: Path) -> None:
+    """Most users have one, and some programs run for those only."""
+    for name, line in (("passwd", f"plain:x:{USER}:{USER}::{home}:/bin/sh"), ("group", f"plain:x:{USER}:")):
+        known = Path("/etc", name)
+        longer = Path(_HOMES, name)
+        longer.write_text(f"{known.read_text(encoding='utf-8').rstrip()}\n{line}\n", encoding="utf-8")
+        longer.chmod(0o644)
+        confine.mount(str(longer), str(known), None, confine.MS_BIND)  # and it stays: some mount over it in turn
 
 
 def _closed_ancestor(path: Path) -> Path | None:

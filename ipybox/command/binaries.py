@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ipybox.errors import SandboxUnavailableError
+from ipybox.sandbox.path_patterns import is_below
 
-_DIRECTORIES = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin", "/snap/bin")
+DIRECTORIES = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin", "/snap/bin")
 """Where it is looked for after ``PATH``, which daemons and applications with a window often have little of."""
 
 
-def find_binary(name: str, variable: str, *, remedy: str, binary: str | os.PathLike[str] | None = None) -> str:
+def find_binary(
+    name: str,
+    variable: str,
+    *,
+    remedy: str,
+    binary: str | os.PathLike[str] | None = None,
+    outside: Iterable[str] = (),
+) -> str:
     """The absolute path of a program.
 
     Args:
@@ -19,6 +27,7 @@ def find_binary(name: str, variable: str, *, remedy: str, binary: str | os.PathL
         variable: An environment variable that may hold its path, such as ``DOCKER_BIN``.
         remedy: How to install it.
         binary: Its path, where the caller knows it: nothing else counts then.
+        outside: Directories that commands may write, where it is not looked for.
 
     Raises:
         SandboxUnavailableError: It is not there, or what the caller or the variable says is no executable file.
@@ -30,8 +39,9 @@ def find_binary(name: str, variable: str, *, remedy: str, binary: str | os.PathL
         if not os.path.isabs(value):
             raise SandboxUnavailableError(f"{wrong} is no absolute path", [f"give the whole path, or unset {variable}"])
         return _checked(value, wrong, f"correct {variable}, or unset it")
+    writable = tuple(map(os.path.realpath, outside))
     for candidate in _candidates(name):
-        if _is_executable(candidate):
+        if _is_executable(candidate) and not is_below(os.path.realpath(candidate), writable):
             return candidate
     raise SandboxUnavailableError(
         f"{name} was not found", [remedy, f"set {variable} to its path, if it is installed somewhere else"]
@@ -45,7 +55,7 @@ def _checked(path: str, what: str, remedy: str) -> str:
 
 
 def _candidates(name: str) -> Iterator[str]:
-    for directory in (*os.environ.get("PATH", "").split(os.pathsep), *_DIRECTORIES):
+    for directory in (*os.environ.get("PATH", "").split(os.pathsep), *DIRECTORIES):
         if os.path.isabs(directory):  # a relative one would be wherever we happen to be
             yield os.path.join(directory, name)
 

@@ -69,7 +69,8 @@ class ContainerDriver(CommandDriver):
     enforces: ClassVar[frozenset[Field]] = frozenset(
         ("cpu_time", "cpus", "memory", "network", "processes", "readable_paths", "writable_paths")
     )
-    _remedy: ClassVar[str]
+    remedy: ClassVar[str]
+    """How to install it."""
 
     def __init__(
         self,
@@ -86,21 +87,24 @@ class ContainerDriver(CommandDriver):
         if policy.memory < LOWEST["memory"]:
             few = f"{policy.memory} bytes are too few to start anything"
             raise PolicyError("memory", few, f"at least {LOWEST['memory']}")
-        self._binary = find_binary(self.name, f"{self.name.upper()}_BIN", remedy=self._remedy, binary=binary)
+        list(_mounts(policy))  # what makes no sense is refused now; it is looked at again each time
+        variable = f"{self.name.upper()}_BIN"
+        self._binary = find_binary(
+            self.name, variable, remedy=self.remedy, binary=binary, outside=policy.writable_paths
+        )
         self._engine: Engine | None = None
 
     async def _start(self, argv: Sequence[str], stdio: tuple[int, int, int]) -> EnclosedProcess:
         mounts = [*_mounts(self.policy)]
         engine = await self._asked()
-        env = self._environment()
-        client, passed = _handed_over(env)
+        client, passed = _handed_over(self._environment())
         workspace = make_workspace(self.policy.base_dir)
         name = f"ipybox-{os.path.basename(workspace).rpartition('-')[2]}"
         process: EnclosedProcess | None = None
         try:
             if os.geteuid() == 0:
                 os.chown(workspace, _NOBODY, _NOBODY)
-            command = [self._binary, *self._global_options(), "run", "--rm", f"--name={name}"]
+            command = [self._binary, *self._global_options(), "run", "--rm", "--name", name]
             command += [*self._options(engine), "--mount", bind_mount(workspace, WORK), "-w", WORK, *mounts, *passed]
             if stat.S_ISFIFO(os.fstat(stdio[0]).st_mode):
                 command.append("-i")
@@ -144,7 +148,7 @@ class ContainerDriver(CommandDriver):
 
     def _options(self, engine: Engine) -> list[str]:
         policy, limits = self.policy, self._limits(engine)
-        options = [] if policy.network is True else ["--network=none"]
+        options = [] if policy.network else ["--network=none"]
         if "processes" in limits:
             options.append(f"--pids-limit={PROCESSES if policy.processes is None else policy.processes}")
         if "memory" in limits:
@@ -174,7 +178,7 @@ class DockerDriver(ContainerDriver):
     """See :class:`ContainerDriver`. Root's commands run as 65534, those of others as their caller."""
 
     name: ClassVar[str] = "docker"
-    _remedy: ClassVar[str] = "install it: apt install docker.io, or see https://docs.docker.com/engine/install"
+    remedy: ClassVar[str] = "install it: apt install docker.io, or see https://docs.docker.com/engine/install"
 
     def _user(self, engine: Engine) -> str:
         if os.geteuid() == 0:
@@ -191,7 +195,7 @@ class PodmanDriver(ContainerDriver):
     """
 
     name: ClassVar[str] = "podman"
-    _remedy: ClassVar[str] = "install it: apt install podman, dnf install podman, or brew install podman"
+    remedy: ClassVar[str] = "install it: apt install podman, dnf install podman, or brew install podman"
 
     def __init__(
         self,

@@ -46,6 +46,8 @@ _LIMITS_PER_SANDBOX = (5, 14)
 _OPEN_TOPS = ("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt", "proc", "sbin", "sys", "usr")
 """What is left as it is of the root directory. All of it is read-only, or firejail's own."""
 _UNTOUCHABLE = ("/dev", "/proc", "/sys")
+_NOT_AS_A_WHOLE = ("/", "/etc", "/home", "/run", "/run/user", "/tmp", "/var", "/var/lib", "/var/tmp")
+_NOT_WRITABLE = ("/etc", *(path for path in SYSTEM if path != "/opt"))
 _NOTHING = ".ipybox-shows-nothing-else"
 """A name that does not exist: to allow it is to hide its neighbours."""
 _NOT_TAKEN = re.compile(r"""[\x00-\x1f\x7f\\&!?"'<>%^(){};,*\[\]]""")
@@ -69,7 +71,8 @@ class FirejailDriver(CommandDriver):
     A command works in a private directory below ``base_dir``, at the path that it has there; it is ``HOME`` and
     ``TMPDIR`` as well. Nothing else can be written but the policy's ``writable_paths``, and ``/dev/shm`` neither. It
     can read the system (``/etc`` included), this Python, and what the policy names; homes and all other directories
-    are empty or closed. Files have at most 10 MiB, and 100 can be open. Memory is limited by looking at it.
+    are empty or closed. Files have at most 10 MiB, 100 can be open, and no process has more processor time, for all
+    its threads, than ``timeout`` and a second. Memory is limited by looking at it.
 
     Firejail leaves out without a word what it can't do, so each time, before the command is handed over, it is looked
     at from inside whether the sandbox is what was asked for. Root's commands run as another user (64201), to whom
@@ -93,7 +96,10 @@ class FirejailDriver(CommandDriver):
         if policy.memory < LOWEST["memory"]:
             few = f"{policy.memory} bytes are too few to start anything"
             raise PolicyError("memory", few, f"at least {LOWEST['memory']}")
-        self._binary = find_binary("firejail", "FIREJAIL_BIN", remedy=_REMEDY, binary=binary)
+        _shown(policy)  # what makes no sense is refused now; it is looked at again each time
+        self._binary = find_binary(
+            "firejail", "FIREJAIL_BIN", remedy=_REMEDY, binary=binary, outside=policy.writable_paths
+        )
         self._account = _account()
 
     async def _start(self, argv: Sequence[str], stdio: tuple[int, int, int]) -> EnclosedProcess:
@@ -148,7 +154,8 @@ class FirejailDriver(CommandDriver):
         command = [self._binary, *limits(self.policy), *view.options, *inside]
         if not self._account.is_staged:
             return command
-        steps = {"uid": self._account.uid, "workspace": workspace, "paths": view.outermost, "argv": command}
+        paths = list(dict.fromkeys([*view.outermost, workspace]))  # which has an owner of its own
+        steps = {"uid": self._account.uid, "workspace": workspace, "paths": paths, "argv": command}
         return bootstrap.command(sys.executable, firejail_staging.__name__, json.dumps(steps))
 
 
@@ -278,8 +285,10 @@ def _shown(policy: ExecutionPolicy) -> dict[str, bool]:
             if not os.path.exists(path):
                 raise PolicyError(where, f"{path} does not exist", "create it first, or leave it out")
             real = os.path.realpath(path)
-            if real == "/" or real == "/run" or is_below(real, _UNTOUCHABLE):
+            if real in _NOT_AS_A_WHOLE or is_below(real, _UNTOUCHABLE):
                 raise PolicyError(where, f"firejail can't show {path}", "name what is needed in it")
+            if is_writable and is_below(real, _NOT_WRITABLE):
+                raise PolicyError(where, f"{path} belongs to the system", "use a copy of it")
             if real != path and not _leads_there(path, real):
                 raise PolicyError(where, f"{path} is {real}, and firejail shows no links to that", f"name {real}")
             shown[real] = shown.get(real, False) or is_writable

@@ -24,6 +24,8 @@ from typing import Any
 SOCKET = ".ipybox"
 """Its name in the work directory."""
 
+_MOST = 8
+"""Problems that are told."""
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
@@ -108,7 +110,8 @@ def main() -> None:
             asked = json.load(file)
         found = list(problems(asked))
         if found:
-            _answer(connection, {"refused": "; ".join(found)})
+            more = [f"{len(found) - _MOST} more like that"] if len(found) > _MOST else []
+            _answer(connection, {"refused": "; ".join([*found[:_MOST], *more])})
             sys.exit(1)
         _answer(connection, "ready")
         try:
@@ -119,7 +122,8 @@ def main() -> None:
             for signum in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(signum, signal.SIG_DFL)
             if asked["cpu_time"] is not None:
-                resource.setrlimit(resource.RLIMIT_CPU, (asked["cpu_time"], asked["cpu_time"] + 1))
+                _, most = resource.getrlimit(resource.RLIMIT_CPU)  # firejail's, which ends it without a warning
+                resource.setrlimit(resource.RLIMIT_CPU, (min(asked["cpu_time"], most), most))
             os.execvpe(asked["argv"][0], asked["argv"], asked["env"])
         except OSError as error:
             _answer(connection, {"errno": error.errno})

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from ipybox.command.execution import GRACE_SECONDS
 from ipybox.exit_status import ExitStatus
@@ -52,7 +53,10 @@ class HostProcess:
             await self._command.started()
         except BaseException:
             self._command.kill()
-            await asyncio.shield(self._command.ended())
+            ended = asyncio.ensure_future(self._command.ended())
+            while not ended.done():
+                with suppress(asyncio.CancelledError):  # whoever is cancelled again still leaves nothing behind
+                    await asyncio.wait([ended])
             raise
         if self._memory is not None and IS_MEMORY_GUARDED:
             pid, root = self._command.pid or 0, self._command.warden_pid

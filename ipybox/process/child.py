@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ipybox.process import warden
@@ -105,7 +105,8 @@ class ChildProcess:
         finally:
             self._close_lifeline()
             if self._remove is not None:
-                shutil.rmtree(self._remove, ignore_errors=True)  # the warden did it, unless it could not
+                with suppress(OSError):  # the warden did it, unless it could not
+                    warden.remove_tree(str(self._remove))
             self._pump.join(timeout=2)
             if self._process.stdout is not None and not self._pump.is_alive():
                 self._process.stdout.close()

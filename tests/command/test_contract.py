@@ -383,7 +383,8 @@ async def test_a_cancelled_task_leaves_nothing_behind(subject: Subject, policy: 
         task = asyncio.create_task(
             sandbox.execute(shell("echo go; sleep $1", sleeper.seconds), None, lambda stream, text: begun.set())
         )
-        await begun.wait()
+        async with asyncio.timeout(LONG):
+            await begun.wait()
         assert sleeper.is_alive
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
