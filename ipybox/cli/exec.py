@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
+import select
 import signal
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import Any
 
 from ipybox.cli.env import parse_env
 from ipybox.command.cancellation import Cancellation
+from ipybox.command.driver import CommandDriver
 from ipybox.command.policy import ExecutionPolicy
 from ipybox.command.request import StreamName
 from ipybox.command.result import ExecResult
@@ -24,6 +27,7 @@ from ipybox.errors import IpyboxError
 USAGE, OURSELVES, INTERRUPTED = 2, 125, 130
 _CHUNK = 65536
 _AHEAD = 16
+_LAST_SECONDS = 1.0
 
 
 def exec_command(
@@ -78,20 +82,22 @@ def exec_command(
         return asyncio.run(_run(sandbox, argv, as_json=as_json))
     except BrokenPipeError:
         # Whoever read our output has gone; Python would complain once more while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except (IpyboxError, OSError, ValueError) as error:
         return _complain(str(error), OURSELVES)
 
 
-async def _run(sandbox: Any, argv: Sequence[str], *, as_json: bool) -> int:
+async def _run(sandbox: CommandDriver, argv: Sequence[str], *, as_json: bool) -> int:
     cancellation = Cancellation()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signum, cancellation.cancel)
+    # Whoever reads what we write may have stopped doing that; the command's time is over all the same.
+    loop.call_later(sandbox.policy.timeout + _LAST_SECONDS, cancellation.cancel)
     stdin = None if sys.stdin is None or sys.stdin.isatty() else _stdin()
-    on_bytes = None if as_json else _pass_on
-    result: ExecResult = await sandbox.execute(argv, stdin, on_bytes=on_bytes, cancellation=cancellation)
+    on_bytes = None if as_json else _Outlets(loop).write
+    result = await sandbox.execute(argv, stdin, on_bytes=on_bytes, cancellation=cancellation)
     if as_json:
         sys.stdout.write(json.dumps({**result.to_dict(), "stop_reason": result.stop_reason}, indent=2) + "\n")
     elif result.stop_reason not in (None, "signal", "cancelled"):
@@ -104,25 +110,68 @@ def _reason(result: ExecResult) -> str:
     return f"stopped after {result.duration:.2f} s: {why[str(result.stop_reason)]}"
 
 
-def _pass_on(stream: StreamName, data: bytes) -> None:
-    out = (sys.stdout if stream == "out" else sys.stderr).buffer
-    out.write(data)
-    out.flush()
+class _Outlets:
+    """Our stdout and stderr. A thread writes, as nobody knows how long that takes; it does not hold up our end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._queue: queue.SimpleQueue[tuple[int, bytes, asyncio.Future[None]]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="ipybox-stdout", daemon=True).start()
+
+    async def write(self, stream: StreamName, data: bytes) -> None:
+        """Passes it on. What was closed when we started takes nothing, as everywhere."""
+        if (sys.stdout if stream == "out" else sys.stderr) is not None:
+            written: asyncio.Future[None] = self._loop.create_future()
+            self._queue.put((1 if stream == "out" else 2, data, written))
+            await written
+
+    def _work(self) -> None:
+        while True:
+            fd, data, written = self._queue.get()
+            error: OSError | None = None
+            try:
+                _write_all(fd, data)
+            except OSError as caught:
+                error = caught
+            try:
+                self._loop.call_soon_threadsafe(_settle, written, error)
+            except RuntimeError:
+                return  # the loop is closed: nobody waits any more
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
+
+
+def _settle(written: asyncio.Future[None], error: OSError | None) -> None:
+    if written.done():
+        return
+    if error is None:
+        written.set_result(None)
+    else:
+        written.set_exception(error)
 
 
 async def _stdin() -> AsyncIterator[bytes]:
     """What we read, as it comes. A thread reads it, which does not hold up the end of the program."""
     loop = asyncio.get_running_loop()
-    queue: asyncio.Queue[bytes] = asyncio.Queue(_AHEAD)
+    chunks: asyncio.Queue[bytes] = asyncio.Queue(_AHEAD)
 
     def read() -> None:
         data = b"-"
         while data:
             try:
                 data = os.read(0, _CHUNK)
+            except BlockingIOError:  # somebody who shares it has set it so
+                select.select([0], [], [])
+                continue
             except OSError:
                 data = b""
-            put = queue.put(data)
+            put = chunks.put(data)
             try:
                 asyncio.run_coroutine_threadsafe(put, loop).result()
             except (RuntimeError, CancelledError):  # the loop is closed: nobody waits any more
@@ -130,10 +179,11 @@ async def _stdin() -> AsyncIterator[bytes]:
                 return
 
     threading.Thread(target=read, name="ipybox-stdin", daemon=True).start()
-    while data := await queue.get():
+    while data := await chunks.get():
         yield data
 
 
 def _complain(text: str, code: int) -> int:
-    sys.stderr.write(f"ipybox: {text}\n")
+    if sys.stderr is not None:
+        sys.stderr.write(f"ipybox: {text}\n")
     return code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ipybox.errors import SandboxUnavailableError
 from ipybox.sandbox.path_patterns import is_below
@@ -32,14 +32,14 @@ def find_binary(
     Raises:
         SandboxUnavailableError: It is not there, or what the caller or the variable says is no executable file.
     """
+    writable = tuple(map(os.path.realpath, outside))
     if binary is not None:
-        return _checked(os.path.abspath(binary), f"binary={os.fspath(binary)!r}", "name the program itself")
+        return _checked(os.path.abspath(binary), f"binary={os.fspath(binary)!r}", "name the program itself", writable)
     if value := os.environ.get(variable):
         wrong = f"{variable}={value!r}"
         if not os.path.isabs(value):
             raise SandboxUnavailableError(f"{wrong} is no absolute path", [f"give the whole path, or unset {variable}"])
-        return _checked(value, wrong, f"correct {variable}, or unset it")
-    writable = tuple(map(os.path.realpath, outside))
+        return _checked(value, wrong, f"correct {variable}, or unset it", writable)
     for candidate in _candidates(name):
         if _is_executable(candidate) and not is_below(os.path.realpath(candidate), writable):
             return candidate
@@ -48,9 +48,11 @@ def find_binary(
     )
 
 
-def _checked(path: str, what: str, remedy: str) -> str:
+def _checked(path: str, what: str, remedy: str, writable: Sequence[str]) -> str:
     if not _is_executable(path):
         raise SandboxUnavailableError(f"{what} is no executable file", [remedy])
+    if is_below(os.path.realpath(path), writable):
+        raise SandboxUnavailableError(f"{what} is where commands may write, and so replace it", [remedy])
     return path
 
 

@@ -18,13 +18,16 @@ from ipybox.command.environment import command_environment
 from ipybox.command.policy import ExecutionPolicy
 from ipybox.errors import PolicyError, ProgramStartError
 from ipybox.exit_status import ExitStatus
+from ipybox.process.command import ExecError
+from ipybox.process.teardown import to_the_end
 from ipybox.sandbox import bubblewrap, staging
 from ipybox.sandbox.access import SANDBOX_HOME, HostFacts
 from ipybox.sandbox.launcher import Program
+from ipybox.sandbox.path_patterns import is_below
 from ipybox.sandbox.policy import LOWEST, FilesystemPolicy, Limits, NetworkPolicy, SandboxPolicy
 from ipybox.sandbox.program import SandboxedProgram
 from ipybox.sandbox.python_paths import python_paths
-from ipybox.sandbox.supervisor import Supervisor
+from ipybox.sandbox.supervisor import Supervisor, proxy_environment
 from ipybox.sandbox.view import View, kernel_view
 from ipybox.sandbox.wall import WallPlan
 
@@ -32,6 +35,7 @@ SCRATCH = 64 * 1024 * 1024
 """Bytes of the private home, in which a command runs, and of its private ``/tmp``."""
 _NOWHERE = "/usr"
 """Stands in for a working directory of the host, which a command has none of: readable in every sandbox."""
+_PROXIES = frozenset(proxy_environment(0))
 _VARIABLE = "BWRAP_BIN"
 _KEYS = {"filesystem.allowRead": "readable_paths", "filesystem.allowWrite": "writable_paths"}
 
@@ -60,9 +64,13 @@ class BubblewrapDriver(CommandDriver):
             raise PolicyError(
                 "memory", f"{policy.memory} bytes are too few to start anything", f"at least {LOWEST['memory']}"
             )
+        set_twice = sorted(_PROXIES & policy.env.keys()) if policy.network else []
+        if set_twice:
+            reason = "is what a command finds the way out with, so it can't be set"
+            raise PolicyError(f"env[{set_twice[0]!r}]", reason, "leave it out")
         if binary is not None or os.environ.get(_VARIABLE):
             remedy = f"unset {_VARIABLE}, or name an installed one"
-            binary = find_binary("bwrap", _VARIABLE, remedy=remedy, binary=binary)
+            binary = find_binary("bwrap", _VARIABLE, remedy=remedy, binary=binary, outside=policy.writable_paths)
         self._binary = bubblewrap.find(binary=binary, outside=policy.writable_paths)
         self._open: Supervisor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,21 +78,31 @@ class BubblewrapDriver(CommandDriver):
         self._running: set[_SandboxedCommand] = set()
 
     async def __aenter__(self) -> Self:
-        if self._open is not None:
+        if self._loop is not None:
             raise RuntimeError("this sandbox is open already")
-        self._open = await self._supervisor().__aenter__()
         self._loop = asyncio.get_running_loop()
+        try:
+            self._open = await self._supervisor().__aenter__()
+        except BaseException:
+            self._loop = None
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        opened, self._open, self._loop = self._open, None, None
+        opened, self._open = self._open, None
+        try:
+            if opened is not None:
+                await to_the_end(self._close(opened))
+        finally:
+            self._loop = None
+
+    async def _close(self, opened: Supervisor) -> None:
         for command in self._running:
             command.kill()
         await asyncio.gather(*(command.ended() for command in self._running))
-        if opened is not None:
-            await opened.close()
+        await opened.close()
 
     async def _start(self, argv: Sequence[str], stdio: tuple[int, int, int]) -> _SandboxedCommand:
         if self._open is not None:
@@ -110,7 +128,7 @@ class BubblewrapDriver(CommandDriver):
             sandboxed = await supervisor.start(program, stdio, tag)
         except ProgramStartError as error:
             if error.errno is not None:
-                raise OSError(error.errno, error.reason) from None
+                raise ExecError(error.errno, error.reason) from None
             raise
         return _SandboxedCommand(supervisor, sandboxed, tag, is_own=is_own)
 
@@ -126,7 +144,13 @@ class BubblewrapDriver(CommandDriver):
         inherited = os.environ if self.policy.inherit_env else None
         return command_environment(self.policy.env, inherited=inherited, own=own)
 
+    def _check_base_dir(self) -> None:
+        directory = self.policy.base_dir
+        if not os.path.isdir(directory):  # unused here, but a policy is for any driver
+            raise ProgramStartError(f"base_dir {directory} is no directory; create it, or name another one")
+
     def _supervisor(self) -> Supervisor:
+        self._check_base_dir()
         policy = sandbox_policy(self.policy)
         uid = staging.sandbox_uid() if os.geteuid() == 0 else None
         facts = HostFacts(
@@ -167,10 +191,15 @@ def sandbox_policy(policy: ExecutionPolicy) -> SandboxPolicy:
     """The policy of a command in the terms of the sandbox."""
     hosts = policy.network if isinstance(policy.network, tuple) else ()
     limits = Limits(memory=policy.memory, cpu_time=policy.cpu_time, scratch=SCRATCH, shared_memory=SCRATCH)
+    # What is to be read only stays so in what may be written.
+    fixed = tuple(path for path in policy.readable_paths if is_below(path, policy.writable_paths))
     return SandboxPolicy(
         network=NetworkPolicy(allowed_domains=hosts),
         filesystem=FilesystemPolicy(
-            deny_read=(), allow_read=policy.readable_paths, allow_write=policy.writable_paths, deny_write=()
+            deny_read=(),
+            allow_read=policy.readable_paths,
+            allow_write=policy.writable_paths,
+            deny_write=tuple(path for path in fixed if path not in policy.writable_paths),
         ),
         limits=limits if policy.processes is None else replace(limits, processes=policy.processes),
     )

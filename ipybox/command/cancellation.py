@@ -14,7 +14,7 @@ class Cancellation:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel in the middle of anything
         self._callbacks: set[Callable[[], None]] = set()
         self._is_cancelled = False
 

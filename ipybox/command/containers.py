@@ -238,6 +238,9 @@ def _mounts(policy: ExecutionPolicy) -> Iterator[str]:
             where = f"{name}[{index}]"
             if not os.path.exists(path):
                 raise PolicyError(where, f"{path} does not exist", "create it first, or leave it out")
+            roots = [os.path.realpath(each) for each in policy.writable_paths]
+            if read_only and os.path.realpath(path) != path and is_below(path, [*roots, *policy.writable_paths]):
+                raise PolicyError(where, f"{path} is a link that a command may have made", "name where it leads to")
             if path in _TAKEN or is_below(path, ("/proc", "/sys")):
                 raise PolicyError(where, f"{path} is the container's own", "name what is needed in it")
             if read_only and (inner := _file_system_in(os.path.realpath(path))):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
-from typing import ClassVar, Literal, Protocol, Self, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args, runtime_checkable
 
 from ipybox.command.blocking import BlockingSandbox
 from ipybox.command.cancellation import Cancellation
 from ipybox.command.execution import Execution, Listener, Pipes, RunningCommand
 from ipybox.command.policy import ExecutionPolicy
 from ipybox.command.request import OnBytes, OnOutput, Stdin, checked_argv, checked_stdin
-from ipybox.command.result import NOT_EXECUTABLE, NOT_FOUND, ExecResult
-from ipybox.errors import PolicyNotEnforcedError
+from ipybox.command.result import NOT_EXECUTABLE, NOT_FOUND, SIGNALLED, ExecResult
+from ipybox.errors import PolicyNotEnforcedError, ProgramStartError
+from ipybox.process.command import ExecError
+from ipybox.process.teardown import to_the_end
 
 Field = Literal["memory", "cpus", "cpu_time", "processes", "readable_paths", "writable_paths", "network", "hosts"]
 """What of a policy not every driver can enforce: fields, and ``hosts`` for a network of named hosts. All the others
@@ -96,26 +101,64 @@ class CommandDriver(ABC):
 
         Raises:
             ProgramStartError: It could not be started, for a reason that is not the command's.
+            PolicyError, SandboxUnavailableError: What the policy asks for can't be had here.
             TypeError, ValueError: An argument makes no sense.
 
-        When the awaiting task is cancelled, the command is ended before ``CancelledError`` goes on.
+        When the awaiting task is cancelled, the command is ended before ``CancelledError`` goes on. Times count from
+        when the command runs, and limit the command: this returns when callbacks have taken what it wrote before.
         """
         command, text = checked_argv(argv), checked_stdin(stdin)
         listener = Listener(on_output, on_bytes)
-        pipes = Pipes(has_stdin=not isinstance(text, bytes) or bool(text))
+        try:
+            pipes = Pipes(has_stdin=not isinstance(text, bytes) or bool(text))
+        except OSError as error:
+            raise ProgramStartError(f"there can be no pipes to the command: {error}") from error
         try:
             try:
-                running = await self._start(command, pipes.its)
-            except OSError as error:
+                running = await self._started(command, pipes.its, cancellation)
+            except ExecError as error:
                 return await _not_started(command, error, listener)
+            except OSError as error:
+                raise ProgramStartError(f"the driver {self.name!r} could not start it: {error}") from error
             finally:
                 pipes.close_its()
+            if running is None:
+                return ExecResult(exit_code=SIGNALLED + signal.SIGTERM, stop_reason="cancelled")
             execution = Execution(
                 running, pipes, self._policy, stdin=text, listener=listener, cancellation=cancellation
             )
             return await self._finished(await execution.result())
         finally:
             pipes.close()
+
+    async def _started(
+        self, argv: Sequence[str], stdio: tuple[int, int, int], cancellation: Cancellation | None
+    ) -> RunningCommand | None:
+        """Starts a command; None when that was cancelled before it ran."""
+        if cancellation is None:
+            return await self._start(argv, stdio)
+        if cancellation.is_cancelled:
+            return None
+        loop = asyncio.get_running_loop()
+        starting = asyncio.ensure_future(self._start(argv, stdio))
+
+        def on_cancel() -> None:
+            with suppress(RuntimeError):  # the loop is closed, so it is over
+                loop.call_soon_threadsafe(starting.cancel)
+
+        cancellation.add(on_cancel)
+        try:
+            return await starting
+        except asyncio.CancelledError:
+            if not starting.done():  # it is we who are cancelled
+                starting.cancel()
+                await to_the_end(_over(starting))
+                raise
+            if cancellation.is_cancelled and starting.cancelled():
+                return None
+            raise
+        finally:
+            cancellation.remove(on_cancel)
 
     def blocking(self) -> BlockingSandbox:
         """The same for code that is not asynchronous."""
@@ -134,8 +177,8 @@ class CommandDriver(ABC):
         """Starts a command.
 
         Raises:
-            OSError: The command itself could not be executed.
-            ProgramStartError: Anything else.
+            ExecError: The command itself could not be executed.
+            OSError, ProgramStartError: Anything else.
         """
 
     async def _finished(self, result: ExecResult) -> ExecResult:
@@ -163,7 +206,11 @@ def _waived(waive: str | Iterable[str]) -> frozenset[str]:
     return frozenset([*names, *(ISOLATION if "isolation" in names else ())])
 
 
-async def _not_started(argv: Sequence[str], error: OSError, listener: Listener) -> ExecResult:
+async def _over(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])
+
+
+async def _not_started(argv: Sequence[str], error: ExecError, listener: Listener) -> ExecResult:
     """The result that a shell gives for a command that it can't execute."""
     is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
     reason = "command not found" if is_missing and "/" not in argv[0] else os.strerror(error.errno or 0)

@@ -17,6 +17,7 @@ from ipybox.command.policy import ExecutionPolicy
 from ipybox.command.request import OnBytes, OnOutput, StreamName, checked_chunk
 from ipybox.command.result import SIGNALLED, TIMED_OUT, ExecResult, StopReason
 from ipybox.exit_status import ExitStatus
+from ipybox.process.teardown import to_the_end
 
 GRACE_SECONDS = 0.1
 """Between asking a command to end and killing it."""
@@ -154,6 +155,7 @@ class Execution:
         readers = [asyncio.ensure_future(reader.run()) for reader in self._readers]
         writer = asyncio.ensure_future(self._write())
         cancelled = asyncio.ensure_future(self._cancelled.wait())
+        tasks: list[asyncio.Task[Any]] = [*readers, writer, cancelled]
         try:
             stop = await self._until_stopped(ended, cancelled, [*readers, writer])
             if stop is not None:
@@ -164,25 +166,30 @@ class Execution:
             seconds = self._loop.time() - self._deadlines.started
             for reader in self._readers:
                 reader.finish()
-            await asyncio.gather(*readers)
-            await self._listener.tell_rest()
+            # However long the listener takes, it gets all of it; unless somebody has had enough of that.
+            rest = asyncio.ensure_future(self._all_told(readers))
+            tasks.append(rest)
+            await asyncio.wait([rest, cancelled], return_when=asyncio.FIRST_COMPLETED)
+            if rest.done():
+                rest.result()
             return self._result(status, stop, seconds)
         finally:
             if self._cancellation is not None:
                 self._cancellation.remove(self._on_cancel)
-            tasks: list[asyncio.Task[Any]] = [*readers, writer, cancelled]
             for task in tasks:
                 task.cancel()
-            await self._end(ended)
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._running.close()
+            await to_the_end(self._end(ended, tasks))
 
-    async def _end(self, ended: asyncio.Future[ExitStatus]) -> None:
+    async def _all_told(self, readers: list[asyncio.Task[None]]) -> None:
+        await asyncio.gather(*readers)
+        await self._listener.tell_rest()
+
+    async def _end(self, ended: asyncio.Task[ExitStatus], tasks: list[asyncio.Task[Any]]) -> None:
         """Whatever happened, nothing of the command is left after this."""
         self._running.kill()
-        while not ended.done():
-            with suppress(asyncio.CancelledError):  # whoever is cancelled again still leaves nothing behind
-                await asyncio.wait([ended])
+        await asyncio.wait([ended])
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._running.close()
 
     def _on_cancel(self) -> None:
         with suppress(RuntimeError):  # the loop is closed, so it is over
@@ -316,6 +323,7 @@ async def _closing(source: AsyncIterable[bytes]) -> AsyncIterator[None]:
 async def _write_all(fd: int, data: bytes) -> None:
     loop = asyncio.get_running_loop()
     view = memoryview(data)
+    await asyncio.sleep(0)  # also for nothing: a source without end must not hold up the clock
     while view:
         try:
             view = view[os.write(fd, view[:_CHUNK]) :]

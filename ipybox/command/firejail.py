@@ -26,6 +26,7 @@ from ipybox.command.policy import ExecutionPolicy
 from ipybox.command.workspace import make_workspace, remove_workspace
 from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
 from ipybox.process import bootstrap
+from ipybox.process.command import ExecError
 from ipybox.process.descriptors import memory_file
 from ipybox.sandbox import staging
 from ipybox.sandbox.access import SYSTEM
@@ -128,7 +129,7 @@ class FirejailDriver(CommandDriver):
             await _abandon(process, workspace)
             raise
         await _abandon(process, workspace)
-        raise OSError(number, os.strerror(number))
+        raise ExecError(number, os.strerror(number))
 
     def _request(self, argv: Sequence[str], workspace: str, shown: Mapping[str, bool], view: FirejailView) -> str:
         request = {
@@ -279,12 +280,15 @@ def _shown(policy: ExecutionPolicy) -> dict[str, bool]:
     """
     shown = {os.path.realpath(path): False for path in (*python_paths(), *SYSTEM) if os.path.exists(path)}
     shown = {path: False for path in shown if path.count("/") > 1 and _top(path) not in _OPEN_TOPS}
+    roots = [os.path.realpath(path) for path in policy.writable_paths]
     for name, is_writable in (("readable_paths", False), ("writable_paths", True)):
         for index, path in enumerate(getattr(policy, name)):
             where = f"{name}[{index}]"
             if not os.path.exists(path):
                 raise PolicyError(where, f"{path} does not exist", "create it first, or leave it out")
             real = os.path.realpath(path)
+            if not is_writable and is_below(real, roots):
+                raise PolicyError(where, f"{path} is in one of writable_paths, where firejail can't keep it", "move it")
             if real in _NOT_AS_A_WHOLE or is_below(real, _UNTOUCHABLE):
                 raise PolicyError(where, f"firejail can't show {path}", "name what is needed in it")
             if is_writable and is_below(real, _NOT_WRITABLE):

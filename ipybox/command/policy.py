@@ -13,7 +13,7 @@ from ipybox import arguments
 from ipybox.command.environment import LOADER_VARIABLES, is_loader_variable
 from ipybox.errors import PolicyError
 from ipybox.sandbox.hosts import HostRules
-from ipybox.sandbox.policy import HIGHEST, NetworkPolicy
+from ipybox.sandbox.policy import HIGHEST
 
 MEBIBYTE = 1024**2
 SMALLEST_MEMORY = MEBIBYTE
@@ -148,8 +148,8 @@ class ExecutionPolicy:
 
     def with_network(self, network: bool | Iterable[str]) -> ExecutionPolicy:
         """With no network, with all of it, or with these hosts."""
-        if isinstance(network, bool | str):
-            return replace(self, network=network)  # type: ignore[arg-type]  # a str is refused by name
+        if isinstance(network, bool | str) or not isinstance(network, Iterable):
+            return replace(self, network=network)  # type: ignore[arg-type]  # anything but a bool is refused by name
         return replace(self, network=tuple(network))
 
     def with_output_caps(self, stdout: int, stderr: int) -> ExecutionPolicy:
@@ -211,8 +211,10 @@ def _network(value: Any) -> Network:
         return value
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"network must be True, False or a tuple of hosts, got {value!r}")
-    hosts = NetworkPolicy(allowed_domains=tuple(value)).allowed_domains
+    hosts = tuple(value)
     for index, host in enumerate(hosts):
+        if not isinstance(host, str):
+            raise TypeError(f"network[{index}] must be a str, got {host!r}")
         try:
             HostRules.parse([host])
         except PolicyError as error:

@@ -19,6 +19,10 @@ from ipybox.process.descriptors import owner_descriptor
 _CHUNK = 4096
 
 
+class ExecError(OSError):
+    """A command itself can't be executed: it is not there, or is no program, or may not be run."""
+
+
 class WardedCommand:
     """A command and everything below it, which all end with this process, also when that is killed.
 
@@ -103,7 +107,12 @@ class WardedCommand:
         return self._process.pid
 
     async def started(self) -> None:
-        """Waits until the command was executed. Raises the ``OSError`` with which it could not be."""
+        """Waits until the command was executed.
+
+        Raises:
+            ExecError: It can't be.
+            OSError: It could not be started for another reason.
+        """
         await asyncio.shield(self._started)
 
     async def ended(self) -> ExitStatus:
@@ -137,7 +146,8 @@ class WardedCommand:
 
     def _take(self, facts: dict[str, Any]) -> None:
         if "error" in facts:
-            self._started.set_exception(OSError(facts["errno"], facts["error"]))
+            kind = ExecError if facts["is_exec"] else OSError
+            self._started.set_exception(kind(facts["errno"], facts["error"]))
             self._started.exception()  # whoever waits gets it; nobody has to
         elif "pid" in facts:
             self.pid = facts["pid"]

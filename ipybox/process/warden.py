@@ -213,7 +213,8 @@ class _Report:
 
 
 def _execute(command: list[str], values: Mapping[str, str], failure: int, warden: int) -> None:
-    """Becomes the command, or says why not. Called in the child."""
+    """Becomes the command, or says why not. Called in the child, and never returns."""
+    is_exec = False
     try:
         if "--session" in values:
             os.setsid()
@@ -224,17 +225,25 @@ def _execute(command: list[str], values: Mapping[str, str], failure: int, warden
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         os.environ.pop(values.get("--unset", ""), None)
         if "--cpu-time" in values:
-            seconds = int(values["--cpu-time"])
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+            _limit_cpu_time(int(values["--cpu-time"]))
         if "--cwd" in values:
             os.chdir(values["--cwd"])
         if os.getppid() == warden:
+            is_exec = True
             os.execvp(command[0], command)
-    except OSError as error:
-        os.write(failure, json.dumps({"errno": error.errno, "error": str(error)}).encode())
+    except BaseException as error:
+        number = error.errno if isinstance(error, OSError) else None
+        os.write(failure, json.dumps({"errno": number, "error": str(error), "is_exec": is_exec}).encode())
         if "--status-fd" not in values:
             os.write(2, f"can't run {command[0]}: {error}\n".encode())
-    os._exit(127)
+    finally:
+        os._exit(127)
+
+
+def _limit_cpu_time(seconds: int) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    most = seconds + 1 if hard == resource.RLIM_INFINITY else min(seconds + 1, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(seconds, most), most))
 
 
 def _failure(fd: int) -> dict[str, object]:

@@ -14,12 +14,17 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
+from ipybox.errors import PolicyError
 from ipybox.process import bootstrap
 from ipybox.process.descriptors import memory_file, owner_descriptor
 from ipybox.sandbox.placeholders import Placeholders, remove_left
+
+MOST = 200
+"""Each takes a descriptor of the owner's, who may have but 1024 of them for all that it does."""
 
 
 class KeptPlaceholders(Placeholders):
@@ -28,12 +33,29 @@ class KeptPlaceholders(Placeholders):
     def __init__(self) -> None:
         super().__init__()
         self._keeper: _Keeper | None = None
+        _living.add(self)
+
+    def let_go(self) -> None:
+        """Closes what a fork of the owner has of it: nobody but the owner is to keep them."""
+        for _, fd in self._held.items():
+            os.close(fd)
+        self._held.clear()
+        if self._keeper is not None:
+            self._keeper.let_go()
+            self._keeper = None
 
     def make(self, paths: Iterable[str]) -> None:
         """Makes those that are not there. A new keeper has to be told again what to :meth:`outlive`."""
         before = self.held()
+        wanted = list(paths)
+        if len({*(path for path, _, _ in before), *wanted}) > MOST:
+            raise PolicyError(
+                "writable_paths",
+                f"they hold more than {MOST} names that have to be guarded",
+                "name smaller directories",
+            )
         try:
-            super().make(paths)
+            super().make(wanted)
         finally:
             if self.held() != before:
                 old, self._keeper = self._keeper, _Keeper(self.held())
@@ -87,6 +109,12 @@ class _Keeper:
         with suppress(OSError):  # it is gone, which nobody but its user can have done
             socket.send_fds(self._socket, [b"pidfd"], [pidfd])
 
+    def let_go(self) -> None:
+        """Closes our ends of it, in a fork."""
+        self._socket.close()
+        if self._lifeline is not None:
+            os.close(self._lifeline)
+
     def end(self) -> None:
         """Ends it: there is nothing to remove any more, or somebody else does it."""
         self._process.kill()
@@ -94,6 +122,17 @@ class _Keeper:
         self._socket.close()
         if self._lifeline is not None:
             os.close(self._lifeline)
+
+
+_living: weakref.WeakSet[KeptPlaceholders] = weakref.WeakSet()
+
+
+def _let_go_in_fork() -> None:
+    for placeholders in list(_living):
+        placeholders.let_go()
+
+
+os.register_at_fork(after_in_child=_let_go_in_fork)
 
 
 def _wait_for_all(owner: int, told: socket.socket) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -17,6 +18,8 @@ from ipybox.sandbox.bubblewrap import open_without_links
 
 _MARK = "user.ipybox.placeholder"
 """Extended attribute that tells a placeholder of a gateway from a file of the user's."""
+_LOCK_TRIES = 20
+_LOCK_SECONDS = 0.05
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -80,12 +83,21 @@ def remove_left(held: Sequence[tuple[str, int, int]]) -> None:
         with suppress(Exception):
             fd = os.open(path, _OPEN)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(fd)
                 status = os.fstat(fd)
                 if (status.st_dev, status.st_ino) == (device, inode):
                     _remove(path, status)
             finally:
                 os.close(fd)
+
+
+def _lock(fd: int) -> None:
+    """Who has just been killed may hold its locks for a moment."""
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError):
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_LOCK_SECONDS)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # somebody else needs it still
 
 
 def _make(path: str, parent: int) -> int:

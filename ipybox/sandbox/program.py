@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from ipybox.errors import ProgramStartError
@@ -44,6 +45,9 @@ class SandboxedProgram:
         self._pidfds: list[int] = []
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[int | None] = self._loop.create_future()
+        self._lead_ended: asyncio.Future[None] = self._loop.create_future()
+        self._gone_for_good: asyncio.Future[None] = self._loop.create_future()
+        self._is_abandoned = False
         self._code: int | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._lead_open = True
@@ -98,6 +102,17 @@ class SandboxedProgram:
         elif not self._started.done():
             self._fail("it was killed before it was up")
 
+    async def abandon(self) -> None:
+        """Ends it wherever its start has come to, and waits until nothing of it is left."""
+        self._is_abandoned = True
+        if self._lead_open:
+            with suppress(OSError):
+                self._lead.shutdown(socket.SHUT_WR)  # which its pid 1 takes for our end, as soon as it looks
+        self.kill()
+        await asyncio.shield(self._lead_ended)
+        if self._pidfds:
+            await asyncio.shield(self._gone_for_good)
+
     def close(self) -> None:
         """Lets go of it; a program that still runs is ended by its pid 1, which sees the lead's end."""
         self._close_lead()
@@ -105,7 +120,7 @@ class SandboxedProgram:
             fd = self._pidfds.pop()
             self._loop.remove_reader(fd)
             os.close(fd)
-        for future in (self._started, self._ended):
+        for future in (self._started, self._ended, self._gone_for_good):
             if not future.done():
                 future.cancel()
 
@@ -138,6 +153,8 @@ class SandboxedProgram:
             self._pidfds = fds
             self.init_pid, self.pid = (_pid(fd) for fd in fds)
             self._loop.add_reader(fds[0], self._gone)
+            if self._is_abandoned:
+                self.kill()
             if not self._started.done():
                 self._started.set_result(None)
         elif "error" in facts:
@@ -159,12 +176,16 @@ class SandboxedProgram:
     def _gone(self) -> None:
         self._loop.remove_reader(self._pidfds[0])
         self._read()  # what it said last
+        if not self._gone_for_good.done():
+            self._gone_for_good.set_result(None)
         if not self._ended.done():
             self._ended.set_result(self._code)
 
     def _close_lead(self) -> None:
         if self._lead_open:
             self._lead_open = False
+            if not self._lead_ended.done():
+                self._lead_ended.set_result(None)
             self._loop.remove_reader(self._lead.fileno())
             self._lead.close()
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ipybox.errors import PolicyError, PreloadError, ProgramStartError, SandboxUnavailableError
 from ipybox.exit_status import ExitStatus
+from ipybox.process.teardown import to_the_end
 from ipybox.sandbox import diagnosis
 from ipybox.sandbox.audit import Audit
 from ipybox.sandbox.launcher import PROXY_PORT, Program
@@ -38,6 +39,7 @@ log = logging.getLogger("ipybox.sandbox")
 _DATA_HEADROOM = 512 * 1024 * 1024
 """Room for the stacks of threads, which count as data though they are hardly used."""
 _START_SECONDS = 30.0
+_ABANDON_SECONDS = 5.0
 _PATIENCE = 5
 _PATIENCE_SECONDS = 0.1
 _PROXIED = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
@@ -88,6 +90,7 @@ class Supervisor:
         self._retired: set[Wall] = set()
         self._renewing = asyncio.Lock()
         self._generation = 0
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
         if policy.network.allowed_domains or learn:
             from ipybox.sandbox.egress import EgressProxy  # most sandboxes have no network
@@ -123,6 +126,10 @@ class Supervisor:
         """Why programs that ask to be forked are executed; None when they are forked."""
         return self._wall.cold if self._wall is not None else None
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ProgramStartError("the sandbox was closed")
+
     async def start(self, program: Program, fds: Sequence[int], tag: str) -> SandboxedProgram:
         """Starts a program.
 
@@ -138,6 +145,7 @@ class Supervisor:
         try:
             return await self._start(wall, program, fds, tag)
         except ProgramStartError:
+            self._check_open()
             if not wall.is_over:
                 raise
         return await self._start(wall, program, fds, tag)  # the wall died under our hands, and is built anew
@@ -156,8 +164,7 @@ class Supervisor:
             async with asyncio.timeout(_START_SECONDS):
                 await sandboxed.started()
         except BaseException as error:
-            sandboxed.close()
-            self._forget(sandboxed)
+            await to_the_end(self._abandon(sandboxed))
             if isinstance(error, TimeoutError):
                 raise ProgramStartError(f"it was not up within {_START_SECONDS:g} s") from None
             raise
@@ -175,6 +182,7 @@ class Supervisor:
         return self._generation
 
     async def _current_wall(self) -> Wall:
+        self._check_open()
         assert self._wall is not None
         if self._refresh is None:
             return self._wall
@@ -188,7 +196,7 @@ class Supervisor:
                 if changed or replaced:
                     await self._renew(view, [path for path, _ in replaced])
             except (PolicyError, PreloadError, SandboxUnavailableError, OSError) as error:
-                raise ProgramStartError(f"the working directory is not what it was: {error}") from error
+                raise ProgramStartError(f"what programs are to see is not what it was: {error}") from error
             return self._wall
 
     async def _renew(self, view: View, replaced: list[str]) -> None:
@@ -202,7 +210,9 @@ class Supervisor:
             await wall.open()
             await self._try(wall, view)
         except BaseException:
-            await wall.close()  # and what is known is still what was before: the next program is not to do without
+            await to_the_end(
+                wall.close()
+            )  # and what is known is still what was before: the next program is not to do without
             raise
         self._plan, self._identities, self._wall = plan, found, wall
         self._placeholders.join(found)
@@ -213,6 +223,16 @@ class Supervisor:
             for path in replaced:
                 log.warning("%s was replaced; for what runs in a sandbox already, it is an ordinary file now", path)
         self._close_retired()
+
+    async def _abandon(self, sandboxed: SandboxedProgram) -> None:
+        """Whatever its start had come to, nothing of it is left after this."""
+        try:
+            async with asyncio.timeout(_ABANDON_SECONDS):
+                await sandboxed.abandon()
+        except TimeoutError:
+            log.warning("a program whose start was given up is still there after %g s", _ABANDON_SECONDS)
+        sandboxed.close()
+        self._forget(sandboxed)
 
     def _keep_placeholders(self) -> None:
         """They must not go before what they are in the way of. For those who make them after us, all of it again."""
@@ -283,7 +303,11 @@ class Supervisor:
         )
 
     async def close(self) -> None:
-        """Ends all programs and takes the walls down."""
+        """Ends all programs and takes the walls down, also when whoever awaits this is cancelled."""
+        self._closed = True
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
         await self._guard.close()
         for wall in (self._wall, *self._retired):
             if wall is not None:
@@ -308,7 +332,10 @@ class Supervisor:
             except ProgramStartError as error:
                 reasons.append(f"{wall.name}: {error}")
                 log.info("not possible here: %s", reasons[-1])
-                await wall.close()
+                await to_the_end(wall.close())
+            except BaseException:
+                await to_the_end(wall.close())
+                raise
         raise diagnosis.unavailable(reasons)
 
     async def _try_patiently(self, wall: Wall, *, after_another: bool) -> None:

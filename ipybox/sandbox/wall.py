@@ -34,6 +34,7 @@ _SYSTEM = ("/usr", "/etc", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", 
 """Readable for everybody on any machine, so nothing that root has to stage."""
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 _START_SECONDS = 20.0
+_SILENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +146,7 @@ class WallProcess:
                 os.close(fd)
         os.set_blocking(read, False)
         self._stderr = read
+        self._silent: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(read, self._read)
         self._pidfd = os.pidfd_open(self._process.pid)
         self._ended: asyncio.Future[int] = self._loop.create_future()
@@ -180,6 +182,9 @@ class WallProcess:
         if not self.is_over:
             self._process.send_signal(signal.SIGKILL)  # bubblewrap's pid 1 dies with it, and all behind it with that
             await self.ended()
+        # What it had started is gone when nobody is left who could write here.
+        await asyncio.wait([self._silent], timeout=_SILENCE_SECONDS)
+        self._close_stderr()
 
     def _read(self) -> None:
         for _ in range(4):  # what writes without end must not hold up everybody else
@@ -190,13 +195,18 @@ class WallProcess:
             except BlockingIOError:
                 return
             if not data:
-                self._loop.remove_reader(self._stderr)
-                os.close(self._stderr)
-                self._stderr = -1
-                return
+                return self._close_stderr()
             for line in data.decode("utf-8", "replace").splitlines():
                 self._lines.append(line[:2000])
                 log.info("%s%s", self._prefix, line[:2000])
+
+    def _close_stderr(self) -> None:
+        if self._stderr >= 0:
+            self._loop.remove_reader(self._stderr)
+            os.close(self._stderr)
+            self._stderr = -1
+        if not self._silent.done():
+            self._silent.set_result(None)
 
     def _gone(self) -> None:
         self._loop.remove_reader(self._pidfd)
@@ -218,6 +228,7 @@ class NestedWall:
         self._opening = asyncio.Lock()
         self._sending = asyncio.Lock()
         self._first: int | None = None
+        self._closed = False
 
     @property
     def is_over(self) -> bool:
@@ -248,6 +259,8 @@ class NestedWall:
     async def open(self) -> None:
         """Starts the launcher, unless it runs."""
         async with self._opening:
+            if self._closed:
+                raise ProgramStartError("the sandbox was closed")
             if not self.is_over:
                 return
             await self._close()
@@ -311,7 +324,8 @@ class NestedWall:
             os.close(settings)
 
     async def close(self) -> None:
-        """Ends everything behind the wall."""
+        """Ends everything behind the wall, for good."""
+        self._closed = True
         async with self._opening:
             await self._close()
 
@@ -324,8 +338,10 @@ class NestedWall:
             self._process = None
         if self._first is not None:
             first, self._first = self._first, None
-            await readable(first)  # all behind the wall is gone when its pid 1 is
-            os.close(first)
+            try:
+                await readable(first)  # all behind the wall is gone when its pid 1 is
+            finally:
+                os.close(first)
 
     async def _wait_ready(self, process: WallProcess, control: socket.socket) -> None:
         try:
