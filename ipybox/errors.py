@@ -319,10 +319,9 @@ class PolicyNotEnforcedError(SandboxUnavailableError):
 
     def __init__(self, driver: str, fields: Sequence[str]) -> None:
         self.driver, self.fields = driver, tuple(fields)
-        remedies = (
-            "use a driver that can, such as 'bubblewrap'",
-            "do without it and say so: waive=" + repr(list(fields)),
-        )
+        remedies = ["do without it and say so: waive=" + repr(list(fields))]
+        if driver != "bubblewrap":
+            remedies.insert(0, "use a driver that can, such as 'bubblewrap'")
         super().__init__(f"the driver {driver!r} can't enforce {', '.join(fields)}", remedies)
 
 

@@ -72,7 +72,7 @@ def run(
     )
 
 
-@app.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@app.command("exec", context_settings={"allow_interspersed_args": False})
 def exec_(
     command: Annotated[list[str], typer.Argument(help="The command and its arguments, after --.", metavar="CMD...")],
     driver: Annotated[

@@ -99,7 +99,8 @@ async def _run(sandbox: CommandDriver, argv: Sequence[str], *, as_json: bool) ->
     on_bytes = None if as_json else _Outlets(loop).write
     result = await sandbox.execute(argv, stdin, on_bytes=on_bytes, cancellation=cancellation)
     if as_json:
-        sys.stdout.write(json.dumps({**result.to_dict(), "stop_reason": result.stop_reason}, indent=2) + "\n")
+        text = json.dumps({**result.to_dict(), "stop_reason": result.stop_reason}, indent=2) + "\n"
+        _write_all(1, text.encode())
     elif result.stop_reason not in (None, "signal", "cancelled"):
         _complain(_reason(result), 0)
     return INTERRUPTED if result.stop_reason == "cancelled" else result.exit_code

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import signal
+import stat
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -37,6 +38,7 @@ _NOWHERE = "/usr"
 """Stands in for a working directory of the host, which a command has none of: readable in every sandbox."""
 _PROXIES = frozenset(proxy_environment(0))
 _VARIABLE = "BWRAP_BIN"
+_PRIVATE = ("/tmp", "/var/tmp", "/dev/shm", SANDBOX_HOME)
 _KEYS = {"filesystem.allowRead": "readable_paths", "filesystem.allowWrite": "writable_paths"}
 
 
@@ -71,9 +73,12 @@ class BubblewrapDriver(CommandDriver):
         if binary is not None or os.environ.get(_VARIABLE):
             remedy = f"unset {_VARIABLE}, or name an installed one"
             binary = find_binary("bwrap", _VARIABLE, remedy=remedy, binary=binary, outside=policy.writable_paths)
-        self._binary = bubblewrap.find(binary=binary, outside=policy.writable_paths)
+        # Whoever may write the system itself is told so when that is looked at.
+        outside = [path for path in policy.writable_paths if not is_below(_NOWHERE, [path])]
+        self._binary = bubblewrap.find(binary=binary, outside=outside)
         self._open: Supervisor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._uid = staging.sandbox_uid() if os.geteuid() == 0 else None
         self._tags = itertools.count(1)
         self._running: set[_SandboxedCommand] = set()
 
@@ -124,6 +129,10 @@ class BubblewrapDriver(CommandDriver):
     ) -> _SandboxedCommand:
         tag = f"command-{next(self._tags)}"
         program = Program(argv=argv, env=self._environment(), cwd=SANDBOX_HOME, fds=(0, 1, 2))
+        if self._uid is not None:
+            for fd in stdio:  # a command may open its streams once more, by their names in /dev
+                if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                    os.fchown(fd, self._uid, self._uid)
         try:
             sandboxed = await supervisor.start(program, stdio, tag)
         except ProgramStartError as error:
@@ -152,7 +161,7 @@ class BubblewrapDriver(CommandDriver):
     def _supervisor(self) -> Supervisor:
         self._check_base_dir()
         policy = sandbox_policy(self.policy)
-        uid = staging.sandbox_uid() if os.geteuid() == 0 else None
+        uid = self._uid
         facts = HostFacts(
             home=os.path.realpath(os.path.expanduser("~")),
             working_dir=_NOWHERE,
@@ -211,10 +220,15 @@ def _view(asked: ExecutionPolicy, policy: SandboxPolicy, facts: HostFacts) -> Vi
         for index, path in enumerate(getattr(asked, name)):
             if not os.path.lexists(path):
                 raise PolicyError(f"{name}[{index}]", f"{path} does not exist", "create it first, or leave it out")
+            real = os.path.realpath(path)
+            if real != path and is_below(path, _PRIVATE):
+                reason = f"{path} is a link to {real}, and its place is private to each sandbox"
+                raise PolicyError(f"{name}[{index}]", reason, f"name {real}")
     try:
         view = kernel_view(policy, facts)
     except PolicyError as error:
-        raise PolicyError(_in_our_terms(error.where), error.reason, error.hint) from None
+        hint = "name the directories in it that are needed" if "allow" in error.hint else error.hint
+        raise PolicyError(_in_our_terms(error.where), error.reason, hint) from None
     for note in view.notes:
         where, _, reason = note.partition(": ")
         if where.startswith("filesystem."):  # what a gateway warns of is no surprise that a command should have

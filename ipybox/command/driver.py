@@ -150,13 +150,12 @@ class CommandDriver(ABC):
         try:
             return await starting
         except asyncio.CancelledError:
-            if not starting.done():  # it is we who are cancelled
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # it is we who are cancelled
                 starting.cancel()
                 await to_the_end(_over(starting))
                 raise
-            if cancellation.is_cancelled and starting.cancelled():
-                return None
-            raise
+            return None
         finally:
             cancellation.remove(on_cancel)
 

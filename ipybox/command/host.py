@@ -38,6 +38,8 @@ class HostDriver(CommandDriver):
         directory = self.policy.base_dir
         if not os.path.isdir(directory):
             raise ProgramStartError(f"base_dir {directory} is no directory; create it, or name another one")
+        if not os.access(directory, os.X_OK):
+            raise ProgramStartError(f"base_dir {directory} can't be entered; change its permissions, or name another")
         own = {"HOME": os.path.expanduser("~"), "PWD": directory}
         inherited = os.environ if self.policy.inherit_env else None
         return command_environment(self.policy.env, inherited=inherited, own=own)

@@ -20,6 +20,8 @@ SMALLEST_MEMORY = MEBIBYTE
 SMALLEST_CAP = 1024
 _UNITS = {"": 1, "K": 1024, "M": MEBIBYTE, "G": 1024 * MEBIBYTE}
 _MOST_CPUS = 4096
+_DIGITS = 30
+"""More of them are more than there can be."""
 
 Network = bool | tuple[str, ...]
 
@@ -95,7 +97,7 @@ class ExecutionPolicy:
     @classmethod
     def in_dir(cls, base_dir: str | os.PathLike[str]) -> ExecutionPolicy:
         """The default policy for a directory."""
-        return cls(os.fspath(base_dir))
+        return cls(base_dir)  # type: ignore[arg-type]  # a path becomes text when it is checked
 
     @classmethod
     def default(cls) -> ExecutionPolicy:
@@ -104,7 +106,7 @@ class ExecutionPolicy:
 
     def with_base_dir(self, base_dir: str | os.PathLike[str]) -> ExecutionPolicy:
         """In another directory."""
-        return replace(self, base_dir=os.fspath(base_dir))
+        return replace(self, base_dir=base_dir)  # type: ignore[arg-type]  # a path becomes text when it is checked
 
     def with_timeout(self, seconds: float) -> ExecutionPolicy:
         """With another limit from start to end."""
@@ -132,11 +134,11 @@ class ExecutionPolicy:
 
     def with_readable_paths(self, *paths: str | os.PathLike[str]) -> ExecutionPolicy:
         """With these readable paths in place of those before."""
-        return replace(self, readable_paths=tuple(os.fspath(path) for path in paths))
+        return replace(self, readable_paths=paths)  # type: ignore[arg-type]  # paths become text when they are checked
 
     def with_writable_paths(self, *paths: str | os.PathLike[str]) -> ExecutionPolicy:
         """With these writable paths in place of those before."""
-        return replace(self, writable_paths=tuple(os.fspath(path) for path in paths))
+        return replace(self, writable_paths=paths)  # type: ignore[arg-type]  # as above
 
     def with_env(self, env: Mapping[str, str], *, inherit: bool | None = None) -> ExecutionPolicy:
         """With this environment in place of the one before."""
@@ -174,9 +176,9 @@ def memory_bytes(name: str, value: Any) -> int:
         found = re.fullmatch(r"(\d+)([KMG]?)", text.upper(), re.ASCII)
         if found is None:
             raise ValueError(f"{name} must be a number of bytes, or a text such as '128M' or '1G', got {value!r}")
-        text = int(found[1]) * _UNITS[found[2]]
+        text = int(found[1]) * _UNITS[found[2]] if len(found[1]) <= _DIGITS else HIGHEST["memory"] + 1
     if arguments.size(name, text, SMALLEST_MEMORY) > HIGHEST["memory"]:
-        raise ValueError(f"{name} must be at most {HIGHEST['memory']} bytes, got {value!r}")
+        raise ValueError(f"{name} must be at most {HIGHEST['memory']} bytes, got {value!r:.40}")
     return int(text)
 
 

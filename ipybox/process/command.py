@@ -56,6 +56,7 @@ class WardedCommand:
         self._ended: asyncio.Future[ExitStatus] = self._loop.create_future()
         self._status: ExitStatus | None = None
         self._said = b""
+        self._early: list[int] = []
         status, status_write = os.pipe()
         try:
             owner_fd, self._lifeline = owner_descriptor()
@@ -70,8 +71,11 @@ class WardedCommand:
             "--grace": str(grace),
             "--cwd": cwd,
         }
-        if "LC_CTYPE" not in env:
-            options["--unset"] = "LC_CTYPE"  # Python's start adds it
+        # Python's start changes it, and the environment is to be what was given.
+        if "LC_CTYPE" in env:
+            options["--lc-ctype"] = env["LC_CTYPE"]
+        else:
+            options["--unset"] = "LC_CTYPE"
         if remove is not None:
             options["--remove"] = remove
         if cpu_time is not None:
@@ -129,7 +133,9 @@ class WardedCommand:
         self._signal(signal.SIGCONT)
 
     def _signal(self, signum: int) -> None:
-        if not self._ended.done():
+        if not self._started.done():
+            self._early.append(signum)  # the warden may not listen yet, and would end without its duties done
+        elif not self._ended.done():
             self._process.send_signal(signum)
 
     def _read(self) -> None:
@@ -141,6 +147,8 @@ class WardedCommand:
         *lines, self._said = self._said.split(b"\n")
         for line in lines:
             self._take(json.loads(line))
+            while self._early and self._started.done():
+                self._signal(self._early.pop(0))
         if not data:
             self._close()
 

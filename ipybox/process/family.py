@@ -21,6 +21,8 @@ MARKER = "IPYBOX_KERNEL_ID"
 _LINUX = sys.platform.startswith("linux")
 _QUIET_SCANS = 5
 """Scans in a row that must find nobody: a family that forks while we look can hide from one of them."""
+_WORTH_WHEN_MISSED = 0.1
+"""What such a scan is worth when a process went away under it, which may have been one of the family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +35,25 @@ class Member:
 
 def members(session_id: int, marker: str) -> list[Member]:
     """Living processes of a session, or with the marker in their environment."""
-    return _scan_proc(session_id, marker) if _LINUX else _scan_psutil(session_id, marker)
+    return _look(session_id, marker)[0]
+
+
+def _look(session_id: int, marker: str) -> tuple[list[Member], bool]:
+    """The members, and whether one may have been missed: somebody was there and gone when it was looked at."""
+    return _scan_proc(session_id, marker) if _LINUX else (_scan_psutil(session_id, marker), False)
 
 
 def kill(session_id: int, marker: str, patience: float = 5.0) -> bool:
     """Kills a family until none of it is left. False when some were still there after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     own_group = os.getpgrp()
-    quiet = 0
+    quiet = 0.0
     while quiet < _QUIET_SCANS:
-        alive = members(session_id, marker)
+        alive, missed = _look(session_id, marker)
         if not alive:
-            quiet += 1
+            quiet += _WORTH_WHEN_MISSED if missed else 1
             continue
-        quiet = 0
+        quiet = 0.0
         for group in {member.group for member in alive} - {own_group, 0, 1}:
             _ignore_gone(os.killpg, group)
         for member in alive:
@@ -77,10 +84,11 @@ def _ignore_gone(send: object, target: int) -> None:
         pass
 
 
-def _scan_proc(session_id: int, marker: str) -> list[Member]:
+def _scan_proc(session_id: int, marker: str) -> tuple[list[Member], bool]:
     # Newest first: a child that is forked while we look comes after the parent that we then kill.
     needle = f"\0{MARKER}={marker}\0".encode()
     found = []
+    missed = False
     for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
@@ -91,9 +99,11 @@ def _scan_proc(session_id: int, marker: str) -> list[Member]:
                 continue
             if int(fields[3]) == session_id or needle in _environment(pid):
                 found.append(Member(pid, int(fields[2])))
+        except (FileNotFoundError, ProcessLookupError):
+            missed = True
         except (OSError, IndexError, ValueError):
             continue
-    return found
+    return found, missed
 
 
 def _environment(pid: int) -> bytes:

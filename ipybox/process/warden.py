@@ -4,7 +4,7 @@ Run as a script, ``python -I -S warden.py --owner-fd N [--grace S] [--remove DIR
 nothing but the standard library, so that it starts in a few milliseconds and stays small. More options are
 ``--status-fd N`` (where it says how the start and the end went, one JSON object a line), ``--session yes`` (the command
 leads a session of its own), ``--cwd DIR``, ``--cpu-time SECONDS`` and ``--undo JSON`` (a command to run when the other
-one did not end by itself). It
+one did not end by itself), ``--lc-ctype VALUE``. It
 
 * adopts every orphan below the command (on Linux it is a "child subreaper"), also daemons with a session of their own,
 * watches its owner through a descriptor that becomes readable when the owner is gone: a pidfd, or the read end of a
@@ -224,6 +224,8 @@ def _execute(command: list[str], values: Mapping[str, str], failure: int, warden
         # Should the warden itself be killed, the command is asked to end its own family.
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         os.environ.pop(values.get("--unset", ""), None)
+        if "--lc-ctype" in values:
+            os.environ["LC_CTYPE"] = values["--lc-ctype"]
         if "--cpu-time" in values:
             _limit_cpu_time(int(values["--cpu-time"]))
         if "--cwd" in values:
@@ -232,8 +234,10 @@ def _execute(command: list[str], values: Mapping[str, str], failure: int, warden
             is_exec = True
             os.execvp(command[0], command)
     except BaseException as error:
-        number = error.errno if isinstance(error, OSError) else None
-        os.write(failure, json.dumps({"errno": number, "error": str(error), "is_exec": is_exec}).encode())
+        number, text = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
+        if isinstance(error, OSError) and error.filename is not None and not is_exec:
+            text = f"{text}: {error.filename}"
+        os.write(failure, json.dumps({"errno": number, "error": text, "is_exec": is_exec}).encode())
         if "--status-fd" not in values:
             os.write(2, f"can't run {command[0]}: {error}\n".encode())
     finally:

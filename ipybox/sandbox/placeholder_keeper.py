@@ -57,10 +57,19 @@ class KeptPlaceholders(Placeholders):
         try:
             super().make(wanted)
         finally:
-            if self.held() != before:
-                old, self._keeper = self._keeper, _Keeper(self.held())
-                if old is not None:
-                    old.end()
+            self._keep(before)
+
+    def join(self, paths: Iterable[str]) -> None:
+        """Holds those that somebody else has made as well, who may be killed before us."""
+        before = self.held()
+        super().join(paths)
+        self._keep(before)
+
+    def _keep(self, before: list[tuple[str, int, int]]) -> None:
+        if self.held() != before:
+            old, self._keeper = self._keeper, _Keeper(self.held())
+            if old is not None:
+                old.end()
 
     def outlive(self, pidfd: int) -> None:
         """Has them stay until a process is gone, should this one be killed."""

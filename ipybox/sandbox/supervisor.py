@@ -379,6 +379,11 @@ def identities(view: View) -> dict[str, tuple[int, int, int]]:
         with suppress(OSError):
             status = os.lstat(mount.target)
             found[mount.target] = status.st_dev, status.st_ino, status.st_ctime_ns
+    for mount in view.mounts:
+        if mount.kind in ("read", "write") and mount.source is not None and mount.target not in found:
+            with suppress(OSError):  # a directory changes with all that is made in it, but stays the one it is
+                status = os.lstat(mount.source)
+                found[mount.target] = status.st_dev, status.st_ino, 0
     return found
 
 

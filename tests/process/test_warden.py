@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
@@ -27,17 +29,27 @@ class Warden:
         self._owner, self._lifeline = os.pipe()
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, command: Sequence[str], *, grace: str = "5", remove: Path | None = None) -> subprocess.Popen[bytes]:
-        options = ["--owner-fd", str(self._owner), "--grace", grace]
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        grace: str = "5",
+        remove: Path | None = None,
+        more: Sequence[str] = (),
+        by: Sequence[str] = (),
+        fds: Sequence[int] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Starts a warden: with more options, by another command that becomes it, and with more descriptors."""
+        options = ["--owner-fd", str(self._owner), "--grace", grace, *more]
         if remove is not None:
             options += ["--remove", str(remove)]
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", warden.__file__, *options, "--", *command],
+            [*by, sys.executable, "-I", "-S", warden.__file__, *options, "--", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            pass_fds=[self._owner, *([self.witness.fd] if self.witness.fd >= 0 else [])],
+            pass_fds=[self._owner, *fds, *([self.witness.fd] if self.witness.fd >= 0 else [])],
         )
         self._processes.append(process)
         self.witness.left_to_them()
@@ -267,6 +279,175 @@ forever()
     assert ends(command)
     os.close(command)
     assert wardens.witness.all_gone()
+
+
+# ---- what its owner is told, and may ask for --------------------------------------------------------------------
+
+
+class Told:
+    """A warden that tells its owner how the start and the end went."""
+
+    def __init__(
+        self, wardens: Warden, command: Sequence[str], *options: str, grace: str = "5", by: Sequence[str] = ()
+    ) -> None:
+        read, self.fd = os.pipe()
+        more = ["--status-fd", str(self.fd), *options]
+        self.process = wardens.start(command, grace=grace, more=more, by=by, fds=[self.fd])
+        os.close(self.fd)
+        self._facts = os.fdopen(read, "rb")
+
+    def fact(self) -> dict[str, object]:
+        """What it tells next; empty when it tells no more."""
+        return dict(json.loads(self._facts.readline() or b"{}"))
+
+    def rest(self) -> list[dict[str, object]]:
+        """All that it tells until its end."""
+        facts = list(iter(self.fact, {}))
+        end_of(self.process)
+        self.stop_listening()
+        return facts
+
+    def stop_listening(self) -> None:
+        self._facts.close()
+
+
+def test_the_owner_is_told_of_the_start_and_of_the_end(wardens: Warden) -> None:
+    told = Told(wardens, ["sh", "-c", "echo $$; exit 3"])
+    assert told.rest() == [{"pid": int(said(told.process))}, {"status": 3 << 8}]
+    assert told.process.returncode == 3
+
+
+def test_the_owner_is_told_of_the_start_while_the_command_runs(wardens: Warden) -> None:
+    told = Told(wardens, ["sleep", "999"], grace="0")
+    pid = told.fact()["pid"]
+    assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x00999\x00"  # it was executed by then
+    wardens.owner_leaves()
+    assert told.rest() in ([{"status": signal.SIGTERM}], [{"status": signal.SIGKILL}])
+
+
+def test_why_a_command_can_not_be_run_is_told_to_the_owner_and_to_nobody_else(wardens: Warden) -> None:
+    told = Told(wardens, ["/no/such/command"])
+    reason, end = told.rest()
+    assert reason["errno"] == errno.ENOENT
+    assert os.strerror(errno.ENOENT) in str(reason["error"])
+    assert end == {"status": 127 << 8}
+    assert said(told.process) == b""
+
+
+def test_the_command_does_not_hold_what_the_owner_is_told_on(wardens: Warden) -> None:
+    told = Told(wardens, ["sh", "-c", "ls /proc/$$/fd"])
+    told.rest()
+    assert told.fd not in map(int, said(told.process).split())
+
+
+def test_a_warden_that_tells_its_owner_holds_none_of_the_commands_output(wardens: Warden) -> None:
+    told = Told(wardens, ["sh", "-c", "echo last words; exec >&- 2>&-; exec sleep 999"], grace="0")
+    assert said(told.process) == b"last words\n"  # there can be no more to come
+    assert told.process.poll() is None
+    told.process.terminate()
+    told.rest()
+
+
+def test_an_owner_that_does_not_listen_changes_nothing(wardens: Warden) -> None:
+    told = Told(wardens, ["sh", "-c", "exit 3"])
+    told.stop_listening()
+    assert end_of(told.process) == 3
+
+
+@pytest.mark.parametrize(("options", "leads"), [([], "False"), (["--session", "yes"], "True")])
+def test_the_command_leads_a_session_of_its_own_where_that_is_asked_for(
+    wardens: Warden, options: list[str], leads: str
+) -> None:
+    code = "import os; print(os.getsid(0) == os.getpid() == os.getpgid(0))"
+    process = wardens.start([sys.executable, "-I", "-S", "-c", code], more=options)
+    assert said(process).decode().strip() == leads
+
+
+def test_the_whole_group_of_a_command_with_its_own_session_is_asked_to_end(wardens: Warden) -> None:
+    code = """
+def answer(work):
+    signal.signal(signal.SIGTERM, lambda *_: work())
+    here()
+    forever()
+child(lambda: answer(lambda: [print("child", flush=True), os._exit(0)]))
+answer(lambda: [os.wait(), sys.exit(7)])
+"""
+    process = wardens.start(wardens.witness.program(code), more=["--session", "yes"])
+    wardens.witness.pids(2)
+    process.terminate()
+    assert end_of(process) == 7
+    assert said(process) == b"child\n"
+
+
+def test_the_command_runs_in_the_directory_that_is_asked_for(wardens: Warden, tmp_path: Path) -> None:
+    process = wardens.start(["pwd", "-P"], more=["--cwd", str(tmp_path)])
+    assert os.fsdecode(said(process)) == f"{tmp_path}\n"
+
+
+def test_a_directory_that_is_not_there_is_a_command_that_can_not_be_run(wardens: Warden, tmp_path: Path) -> None:
+    told = Told(wardens, ["pwd"], "--cwd", str(tmp_path / "gone"))
+    reason, _ = told.rest()
+    assert reason["errno"] == errno.ENOENT
+    assert str(tmp_path / "gone") in str(reason["error"])
+
+
+def test_processor_time_is_limited_where_that_is_asked_for(wardens: Warden) -> None:
+    process = wardens.start(["sh", "-c", "ulimit -St; ulimit -Ht"], more=["--cpu-time", "5"])
+    assert said(process) == b"5\n6\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may raise its limits")
+@pytest.mark.xfail(strict=True, reason="it is a traceback on the command's stderr, and the command counts as started")
+def test_more_processor_time_than_we_have_is_a_command_that_can_not_be_run(wardens: Warden) -> None:
+    told = Told(wardens, ["true"], "--cpu-time", "200", by=["sh", "-c", 'ulimit -t 100; exec "$@"', "sh"])
+    reason, _ = told.rest()
+    assert "error" in reason
+    assert said(told.process) == b""
+
+
+@pytest.mark.parametrize("command", ["exit 0", "exit 3", "kill -KILL $$"])
+def test_what_ends_by_itself_is_not_undone(wardens: Warden, tmp_path: Path, command: str) -> None:
+    end_of(wardens.start(["sh", "-c", command], more=["--undo", json.dumps(["touch", str(tmp_path / "undone")])]))
+    assert list(tmp_path.iterdir()) == []
+
+
+LOOK = """
+import os, sys
+warden, (place, told) = os.getppid(), sys.argv[1:]
+with open(f"/proc/{warden}/task/{warden}/children") as children:
+    others = set(map(int, children.read().split())) - {os.getpid()}
+with open(told, "w") as file:
+    file.write(f"others: {len(others)}, place: {os.path.exists(place)}")
+"""
+"""What undoes a command here: it looks who else is below the warden, and whether the private directory is there."""
+
+
+@pytest.mark.parametrize("ending", ["the owner leaves", "the warden is told to stop"])
+@pytest.mark.parametrize("command", ["polite", "deaf"])
+def test_what_does_not_end_by_itself_is_undone_when_all_of_it_is_gone(
+    wardens: Warden, tmp_path: Path, command: str, ending: str
+) -> None:
+    place = tmp_path / "private"
+    place.mkdir()
+    code = POLITE if command == "polite" else DEAF
+    program = wardens.witness.program(f"child(daemonize); os.wait(); {code}")
+    undo = [sys.executable, "-I", "-S", "-c", LOOK, str(place), str(tmp_path / "undone")]
+    process = wardens.start(program, grace="0.2", remove=place, more=["--undo", json.dumps(undo)])
+    wardens.witness.pids(2)
+    wardens.owner_leaves() if ending == "the owner leaves" else process.terminate()
+    end_of(process)
+    assert (tmp_path / "undone").read_text() == "others: 0, place: True"
+    assert not place.exists()
+
+
+def test_what_can_not_be_undone_is_removed_all_the_same(wardens: Warden, tmp_path: Path) -> None:
+    place = tmp_path / "private"
+    place.mkdir()
+    told = Told(wardens, ["sleep", "999"], "--remove", str(place), "--undo", '["/no/such/command"]', grace="0")
+    told.fact()
+    told.process.terminate()
+    told.rest()
+    assert not place.exists()
 
 
 # ---- the list of processes --------------------------------------------------------------------------------------
