@@ -93,6 +93,8 @@ async def _run(sandbox: CommandDriver, argv: Sequence[str], *, as_json: bool) ->
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(signum, cancellation.cancel)
+    # CPython takes a lock in its signal handler to complain of a full pipe, and may wait for itself then.
+    signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
     # Whoever reads what we write may have stopped doing that; the command's time is over all the same.
     loop.call_later(sandbox.policy.timeout + _LAST_SECONDS, cancellation.cancel)
     stdin = None if sys.stdin is None or sys.stdin.isatty() else _stdin()

@@ -16,6 +16,7 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -175,16 +176,25 @@ class WallProcess:
     def terminate(self) -> None:
         """Ends it and everything behind it, and does not wait."""
         if not self.is_over:
-            self._process.send_signal(signal.SIGKILL)
+            self._kill_all()
 
     async def kill(self) -> None:
         """Ends it and everything behind it, and waits for that."""
         if not self.is_over:
-            self._process.send_signal(signal.SIGKILL)  # bubblewrap's pid 1 dies with it, and all behind it with that
+            self._kill_all()
             await self.ended()
         # What it had started is gone when nobody is left who could write here.
         await asyncio.wait([self._silent], timeout=_SILENCE_SECONDS)
         self._close_stderr()
+
+    def _kill_all(self) -> None:
+        """Bubblewrap's pid 1 dies with it, and all behind it with that: but not before it has come so far as to ask
+        for that. So what there is below is killed by name as well, while bubblewrap makes no more of it."""
+        self._process.send_signal(signal.SIGSTOP)
+        below = warden.descendants(self.pid, warden.parents())
+        for pid in (*below, self.pid):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
     def _read(self) -> None:
         for _ in range(4):  # what writes without end must not hold up everybody else

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ipybox.command.cancellation import Cancellation
@@ -246,3 +247,16 @@ async def test_a_bubblewrap_that_commands_could_replace_is_not_run(
 async def test_the_way_out_can_not_be_set_by_name(policy: ExecutionPolicy) -> None:
     with pytest.raises(PolicyError, match="HTTP_PROXY"):
         Sandbox.bubblewrap(policy.with_network(True).with_env({"HTTP_PROXY": "http://elsewhere"}))
+
+
+async def test_a_bubblewrap_that_is_given_up_while_it_begins_leaves_no_process(policy: ExecutionPolicy) -> None:
+    sandbox = Sandbox.bubblewrap(policy)
+    before = {process.pid for process in psutil.process_iter()}
+    for step in range(30):
+        task = asyncio.create_task(sandbox.execute(["sleep", "60"]))
+        await asyncio.sleep(0.001 * step)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    found = [process for process in psutil.process_iter(["name"]) if process.pid not in before]
+    assert [process for process in found if process.info["name"] == "bwrap"] == []
