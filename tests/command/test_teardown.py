@@ -258,5 +258,8 @@ async def test_a_bubblewrap_that_is_given_up_while_it_begins_leaves_no_process(p
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    found = [process for process in psutil.process_iter(["name"]) if process.pid not in before]
-    assert [process for process in found if process.info["name"] == "bwrap"] == []
+    found = [process for process in psutil.process_iter(["name", "ppid", "status"]) if process.pid not in before]
+    left = [
+        process for process in found if process.info["name"] == "bwrap" and process.info["ppid"] in (1, os.getpid())
+    ]
+    assert [process for process in left if process.info["status"] != psutil.STATUS_ZOMBIE] == []
