@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from ipybox.command.execution import GRACE_SECONDS
+from ipybox.errors import ProgramStartError
 from ipybox.exit_status import ExitStatus
 from ipybox.process.command import WardedCommand
 from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
 
+_START_SECONDS = 30.0
 IS_MEMORY_GUARDED = sys.platform.startswith("linux")
 """Whether memory is limited here, by looking at it."""
 
@@ -48,15 +50,19 @@ class HostProcess:
 
         Raises:
             OSError: It could not be executed; nothing of it is left.
+            ProgramStartError: It did not say so in time.
         """
         try:
-            await self._command.started()
-        except BaseException:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._command.started()
+        except BaseException as error:
             self._command.kill()
             ended = asyncio.ensure_future(self._command.ended())
             while not ended.done():
                 with suppress(asyncio.CancelledError):  # whoever is cancelled again still leaves nothing behind
                     await asyncio.wait([ended])
+            if isinstance(error, TimeoutError):
+                raise ProgramStartError(f"it was not up within {_START_SECONDS:g} s") from None
             raise
         if self._memory is not None and IS_MEMORY_GUARDED:
             pid, root = self._command.pid or 0, self._command.warden_pid

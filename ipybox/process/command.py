@@ -17,6 +17,8 @@ from ipybox.process import warden
 from ipybox.process.descriptors import owner_descriptor
 
 _CHUNK = 4096
+_PATIENCE_SECONDS = 5.0
+"""A warden that was told to hurry needs much less, unless somebody keeps it from its work."""
 
 
 class ExecError(OSError):
@@ -57,6 +59,7 @@ class WardedCommand:
         self._status: ExitStatus | None = None
         self._said = b""
         self._early: list[int] = []
+        self._last_resort: asyncio.TimerHandle | None = None
         status, status_write = os.pipe()
         try:
             owner_fd, self._lifeline = owner_descriptor()
@@ -128,9 +131,12 @@ class WardedCommand:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends all of it by force."""
+        """Ends all of it by force, with its warden or without."""
         self._signal(signal.SIGQUIT)
-        self._signal(signal.SIGCONT)
+        if not self._ended.done():
+            self._process.send_signal(signal.SIGCONT)  # its command may have stopped it, also before it said a word
+            if self._last_resort is None:
+                self._last_resort = self._loop.call_later(_PATIENCE_SECONDS, self._kill_all)
 
     def _signal(self, signum: int) -> None:
         if not self._started.done():
@@ -165,6 +171,8 @@ class WardedCommand:
 
     def _close(self) -> None:
         """The warden is gone, or about to be."""
+        if self._last_resort is not None:
+            self._last_resort.cancel()
         self._loop.remove_reader(self._status_fd)
         os.close(self._status_fd)
         code = self._process.wait()
@@ -176,6 +184,13 @@ class WardedCommand:
             self._started.set_exception(OSError(0, str(self._status)))
             self._started.exception()
         self._ended.set_result(self._status)
+
+    def _kill_all(self) -> None:
+        """The warden does not do it; do it from here, as far as it can be seen now."""
+        if not self._ended.done():
+            for pid in (*warden.descendants(self.warden_pid, warden.parents()), self.warden_pid):
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
 
     def _kill_what_is_left(self) -> None:
         if self.pid is not None:

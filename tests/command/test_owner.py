@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -331,7 +332,10 @@ class Guardian(Owner):
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         self.below = []
         self.hear("go\n")
-        (self.keeper,) = keepers(self.below)
+        deadline = time.monotonic() + HANG
+        while not (found := keepers(self.below)) and time.monotonic() < deadline:
+            pass  # a process that was executed just now has no command line for a moment
+        (self.keeper,) = found
 
     def keeper_knows(self) -> bool:
         """Whether the keeper has seen the end of the one it keeps for, and has nothing more to be told."""

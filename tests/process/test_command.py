@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -393,6 +394,29 @@ async def test_what_can_not_be_undone_ends_all_the_same(commands: Commands) -> N
     assert (await status_of(command)).signal == signal.SIGKILL
 
 
+@pytest.mark.xfail(strict=True, reason="a warden that takes its time is killed while it undoes")
+async def test_what_takes_its_time_to_undo_is_undone_all_the_same(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ipybox.process.command._PATIENCE_SECONDS", 0.1)
+    place, gate, undone = tmp_path / "private", tmp_path / "gate", tmp_path / "undone"
+    place.mkdir()
+    os.mkfifo(gate)
+    undo = ["sh", "-c", 'read line < "$1"; touch "$2"', "sh", str(gate), str(undone)]
+    command = commands.shell(DEAF, undo=undo, remove=str(place), grace=0.1)
+    assert await commands.line() == "ready\n"
+    command.kill()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(1):  # longer than the patience, and nothing that a slow machine could turn around
+            await command.ended()
+    with open(os.open(gate, os.O_RDWR), "w") as opened:
+        opened.write("go on\n")
+        opened.flush()
+        await status_of(command)
+    assert undone.exists()
+    assert not place.exists()
+
+
 async def test_what_undoes_it_says_nothing_in_its_place(commands: Commands) -> None:
     command = commands.shell(DEAF, undo=["sh", "-c", "echo to stdout; echo to stderr >&2"], grace=0.1)
     assert await commands.line() == "ready\n"
@@ -420,6 +444,15 @@ async def test_a_warden_that_its_command_stopped_ends_it_all_the_same(commands: 
     assert await commands.line() == "ready\n"
     command.kill()
     assert (await status_of(command)).signal in (signal.SIGTERM, signal.SIGKILL)
+
+
+async def test_a_command_whose_warden_was_stopped_before_it_said_a_word_is_ended_all_the_same(
+    commands: Commands,
+) -> None:
+    command = commands.shell("exec sleep 999")
+    os.kill(command.warden_pid, signal.SIGSTOP)
+    command.kill()
+    await status_of(command)
 
 
 async def test_a_warden_has_nothing_of_the_callers_python_environment(commands: Commands, tmp_path: Path) -> None:

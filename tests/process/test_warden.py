@@ -396,13 +396,11 @@ def test_processor_time_is_limited_where_that_is_asked_for(wardens: Warden) -> N
     assert said(process) == b"5\n6\n"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may raise its limits")
-@pytest.mark.xfail(strict=True, reason="it is a traceback on the command's stderr, and the command counts as started")
-def test_more_processor_time_than_we_have_is_a_command_that_can_not_be_run(wardens: Warden) -> None:
-    told = Told(wardens, ["true"], "--cpu-time", "200", by=["sh", "-c", 'ulimit -t 100; exec "$@"', "sh"])
-    reason, _ = told.rest()
-    assert "error" in reason
-    assert said(told.process) == b""
+@pytest.mark.parametrize(("ours", "found"), [(100, b"100\n100\n"), (200, b"200\n200\n"), (300, b"200\n201\n")])
+def test_a_command_gets_no_more_processor_time_than_its_owner_has(wardens: Warden, ours: int, found: bytes) -> None:
+    by = ["sh", "-c", f'ulimit -t {ours}; exec "$@"', "sh"]
+    process = wardens.start(["sh", "-c", "ulimit -St; ulimit -Ht"], more=["--cpu-time", "200"], by=by)
+    assert said(process) == found
 
 
 @pytest.mark.parametrize("command", ["exit 0", "exit 3", "kill -KILL $$"])
