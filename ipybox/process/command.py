@@ -18,7 +18,7 @@ from ipybox.process.descriptors import owner_descriptor
 
 _CHUNK = 4096
 _PATIENCE_SECONDS = 5.0
-"""A warden that was told to hurry needs much less, unless somebody keeps it from its work."""
+"""A warden that was told to hurry needs much less, unless it has to undo something, or somebody keeps it from that."""
 
 
 class ExecError(OSError):
@@ -60,6 +60,7 @@ class WardedCommand:
         self._said = b""
         self._early: list[int] = []
         self._last_resort: asyncio.TimerHandle | None = None
+        self._patience = _PATIENCE_SECONDS + (warden.UNDO_SECONDS if undo is not None else 0.0)
         status, status_write = os.pipe()
         try:
             owner_fd, self._lifeline = owner_descriptor()
@@ -136,7 +137,7 @@ class WardedCommand:
         if not self._ended.done():
             self._process.send_signal(signal.SIGCONT)  # its command may have stopped it, also before it said a word
             if self._last_resort is None:
-                self._last_resort = self._loop.call_later(_PATIENCE_SECONDS, self._kill_all)
+                self._last_resort = self._loop.call_later(self._patience, self._kill_all)
 
     def _signal(self, signum: int) -> None:
         if not self._started.done():

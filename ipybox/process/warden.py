@@ -41,7 +41,8 @@ _RESET = (
 )
 """Signals that Python or we handle, and that the command shall find as a shell would leave them."""
 _LINUX = sys.platform.startswith("linux")
-_UNDO_SECONDS = 20.0
+UNDO_SECONDS = 20.0
+"""That a command may take which undoes what another one did."""
 
 
 def _prctl(option: int, value: int) -> None:
@@ -266,7 +267,7 @@ def _undo(command: list[str]) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=_UNDO_SECONDS,
+            timeout=UNDO_SECONDS,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):

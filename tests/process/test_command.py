@@ -394,7 +394,6 @@ async def test_what_can_not_be_undone_ends_all_the_same(commands: Commands) -> N
     assert (await status_of(command)).signal == signal.SIGKILL
 
 
-@pytest.mark.xfail(strict=True, reason="a warden that takes its time is killed while it undoes")
 async def test_what_takes_its_time_to_undo_is_undone_all_the_same(
     commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
