@@ -62,6 +62,10 @@ STRIPPED = (
     "GPG_*",
     "*_PROXY",  # often with a password
     "KUBECONFIG",
+    "NETRC",
+    "PGPASSFILE",
+    "SUDO_ASKPASS",
+    "XAUTHORITY",
     "SSH_*",
     "*ACCESS_KEY*",
     "*API_KEY*",

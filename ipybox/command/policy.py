@@ -64,7 +64,7 @@ class ExecutionPolicy:
     processes: int | None = None
     readable_paths: tuple[str, ...] = ()
     writable_paths: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     inherit_env: bool = False
     network: Network = False
     stdout_cap: int = MEBIBYTE
@@ -72,7 +72,7 @@ class ExecutionPolicy:
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
-            "base_dir": os.path.abspath(arguments.path("base_dir", self.base_dir)),
+            "base_dir": os.path.abspath(os.path.expanduser(arguments.path("base_dir", self.base_dir))),
             "timeout": arguments.seconds("timeout", self.timeout),
             "memory": memory_bytes("memory", self.memory),
             "readable_paths": _paths("readable_paths", self.readable_paths),
