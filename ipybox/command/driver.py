@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Protocol, Self, get_args, runtime_checkable
+from typing import ClassVar, Literal, Protocol, Self, get_args, runtime_checkable
 
 from ipybox.command.blocking import BlockingSandbox
 from ipybox.command.cancellation import Cancellation
@@ -153,7 +153,7 @@ class CommandDriver(ABC):
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # it is we who are cancelled
                 starting.cancel()
-                await to_the_end(_over(starting))
+                await to_the_end(_give_up(starting))
                 raise
             return None
         finally:
@@ -205,8 +205,14 @@ def _waived(waive: str | Iterable[str]) -> frozenset[str]:
     return frozenset([*names, *(ISOLATION if "isolation" in names else ())])
 
 
-async def _over(task: asyncio.Task[Any]) -> None:
-    await asyncio.wait([task])
+async def _give_up(starting: asyncio.Task[RunningCommand]) -> None:
+    """Whatever a start has come to, nothing of it is left after this."""
+    await asyncio.wait([starting])
+    if not starting.cancelled() and starting.exception() is None:  # it was up before it heard of it
+        running = starting.result()
+        running.kill()
+        await running.ended()
+        await running.close()
 
 
 async def _not_started(argv: Sequence[str], error: ExecError, listener: Listener) -> ExecResult:

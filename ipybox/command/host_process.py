@@ -6,12 +6,12 @@ import asyncio
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from ipybox.command.execution import GRACE_SECONDS
 from ipybox.errors import ProgramStartError
 from ipybox.exit_status import ExitStatus
 from ipybox.process.command import WardedCommand
+from ipybox.process.teardown import to_the_end
 from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
 
 _START_SECONDS = 30.0
@@ -57,10 +57,7 @@ class HostProcess:
                 await self._command.started()
         except BaseException as error:
             self._command.kill()
-            ended = asyncio.ensure_future(self._command.ended())
-            while not ended.done():
-                with suppress(asyncio.CancelledError):  # whoever is cancelled again still leaves nothing behind
-                    await asyncio.wait([ended])
+            await to_the_end(self._command.ended())  # whoever is cancelled again still leaves nothing behind
             if isinstance(error, TimeoutError):
                 raise ProgramStartError(f"it was not up within {_START_SECONDS:g} s") from None
             raise

@@ -125,6 +125,28 @@ async def test_a_start_that_is_cancelled_does_nothing_afterwards(policy: Executi
 
 
 @running
+async def test_who_is_cancelled_when_it_has_just_begun_leaves_nothing(
+    subject: Subject, policy: ExecutionPolicy
+) -> None:
+    sleeper, up = Sleeper(), asyncio.Event()
+    async with subject.open(policy) as sandbox:
+        start = sandbox._start
+
+        async def starts(*arguments: object) -> object:
+            started = await start(*arguments)
+            up.set()  # and whoever waits for it has not been woken yet
+            return started
+
+        sandbox._start = starts
+        task = asyncio.create_task(sandbox.execute(["sleep", sleeper.seconds], cancellation=Cancellation()))
+        await up.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not sleeper.is_alive
+
+
+@running
 async def test_what_is_cancelled_before_never_runs(subject: Subject, policy: ExecutionPolicy, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     cancellation = Cancellation()
