@@ -176,25 +176,36 @@ class WallProcess:
     def terminate(self) -> None:
         """Ends it and everything behind it, and does not wait."""
         if not self.is_over:
-            self._kill_all()
+            for pidfd in self._kill_all():
+                os.close(pidfd)
 
     async def kill(self) -> None:
         """Ends it and everything behind it, and waits for that."""
         if not self.is_over:
-            self._kill_all()
-            await self.ended()
+            below = self._kill_all()
+            try:
+                await self.ended()
+                for pidfd in below:  # the first behind it ends last, when it has reaped the others
+                    await readable(pidfd)
+            finally:
+                for pidfd in below:
+                    os.close(pidfd)
         # What it had started is gone when nobody is left who could write here.
         await asyncio.wait([self._silent], timeout=_SILENCE_SECONDS)
         self._close_stderr()
 
-    def _kill_all(self) -> None:
+    def _kill_all(self) -> list[int]:
         """Bubblewrap's pid 1 dies with it, and all behind it with that: but not before it has come so far as to ask
-        for that. So what there is below is killed by name as well, while bubblewrap makes no more of it."""
+        for that. So what there is below is killed by name as well, while bubblewrap makes no more of it.
+
+        Returns descriptors of the processes below, that the caller closes."""
         self._process.send_signal(signal.SIGSTOP)
         below = warden.descendants(self.pid, warden.parents())
+        watched = [pidfd for pid in below if (pidfd := _pidfd(pid)) is not None]
         for pid in (*below, self.pid):
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+        return watched
 
     def _read(self) -> None:
         for _ in range(4):  # what writes without end must not hold up everybody else
@@ -440,13 +451,7 @@ class SeparateWalls:
 
     async def close(self) -> None:
         """Ends all of them, and waits until nothing of them is left."""
-        tree = warden.parents()
-        below = [pid for process in self._processes for pid in warden.descendants(process.pid, tree)]
-        watched = [pidfd for pid in below if (pidfd := _pidfd(pid)) is not None]
         await asyncio.gather(*(process.kill() for process in list(self._processes)))
-        for pidfd in watched:
-            await readable(pidfd)
-            os.close(pidfd)
 
     async def _forget(self, process: WallProcess) -> None:
         await process.ended()
