@@ -18,9 +18,10 @@ from ipybox.errors import GatewayStartError, PolicyError, SandboxUnavailableErro
 from ipybox.kernel_mgr import warm_kernel
 from ipybox.kernel_mgr.gateway_start import GatewayStart, kernel_argv
 from ipybox.kernel_mgr.seatbelt_kernels import SeatbeltSettings
-from ipybox.kernel_mgr.warm_kernel import PythonFacts, WarmSettings
+from ipybox.kernel_mgr.warm_kernel import WarmSettings
 from ipybox.process import bootstrap
 from ipybox.process.descriptors import memory_file
+from ipybox.process.late_site import PythonFacts
 from ipybox.process.warm import Warmth
 from ipybox.sandbox import seatbelt
 from ipybox.sandbox.packages import site_directories

@@ -6,16 +6,9 @@ See ``process.warm`` for who calls what. In a sandbox this Python has not run ``
 
 from __future__ import annotations
 
-import atexit
-import ctypes
-import gc
 import json
-import os
 import re
-import site
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -24,7 +17,8 @@ from typing import Any, NoReturn
 
 from ipybox.kernel_mgr import preload, renewal
 from ipybox.kernel_mgr.import_guard import guarded
-from ipybox.process import child_setup
+from ipybox.process import late_site
+from ipybox.process.late_site import PythonFacts
 
 MODULE = __name__
 _MACHINERY = (
@@ -57,36 +51,6 @@ _HARMLESS = re.compile(
 )
 _LATER = re.compile("PYTHON(PATH|STARTUP|BREAKPOINT)|PYTHON_[A-Z]+")
 _AT_START = re.compile("LD_|PYTHON|OPENSSL_|GCONV_|GLIBC_|MALLOC_|OMP_|GOMP_|KMP_|MKL_|OPENBLAS_|NUMBA_|NUMEXPR_|MPL")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PythonFacts:
-    """What ``site`` had found out about a Python when it ran.
-
-    Attributes:
-        prefix: ``sys.prefix``.
-        exec_prefix: ``sys.exec_prefix``.
-        sites: Directories with installed packages.
-        site_prefixes: ``site.PREFIXES``.
-        user_site: ``site.ENABLE_USER_SITE``.
-    """
-
-    prefix: str
-    exec_prefix: str
-    sites: Sequence[str]
-    site_prefixes: Sequence[str]
-    user_site: bool | None
-
-    @classmethod
-    def of_this_one(cls, sites: Sequence[str]) -> PythonFacts:
-        """Those of the running Python."""
-        return cls(
-            prefix=sys.prefix,
-            exec_prefix=sys.exec_prefix,
-            sites=sites,
-            site_prefixes=site.PREFIXES,
-            user_site=site.ENABLE_USER_SITE,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,8 +129,7 @@ def prepare(text: str, path: Sequence[str], tell: Callable[[str], None]) -> None
     _settings = WarmSettings.from_json(text)
     python = _settings.python
     if python is not None:
-        sys.prefix, sys.exec_prefix = python.prefix, python.exec_prefix
-        site.PREFIXES[:], site.ENABLE_USER_SITE = python.site_prefixes, python.user_site
+        late_site.adopt(python)
     with nullcontext() if python is None else guarded():
         _import(path, tell)
 
@@ -190,12 +153,7 @@ def run(env: Mapping[str, str]) -> NoReturn:
     """Becomes a kernel."""
     code = 1
     try:
-        child_setup.python_signals()
-        os.environ.clear()
-        os.environ.update(env)
-        time.tzset()
-        threading.main_thread()._set_native_id()  # type: ignore[attr-defined]
-        _become_ordinary()
+        late_site.come_up(env, _settings.python, _settings.argv)
         renewal.renew()
         from ipybox.kernel_mgr import kernel_app
 
@@ -206,54 +164,4 @@ def run(env: Mapping[str, str]) -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        _leave(code)
-
-
-def _become_ordinary() -> None:
-    """Makes this Python look like one that was started for a kernel, and lets it run what ``site`` runs."""
-    if _settings.argv:
-        sys.orig_argv[:] = _settings.argv
-    python = _settings.python
-    if python is None:
-        return
-    index = type(sys.flags).__match_args__.index("no_site")
-    # `multiprocessing` hands flags on to the Pythons that it starts, and those want `site`.
-    ctypes.pythonapi.PyStructSequence_SetItem(
-        ctypes.py_object(sys.flags), ctypes.c_ssize_t(index), ctypes.py_object(_immortal(0))
-    )
-    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:0] = [os.path.abspath(entry) for entry in entries]
-    _run_site(python)
-
-
-def _run_site(python: PythonFacts) -> None:
-    """What ``site.main`` does, but for finding out what is known already."""
-    known = site.removeduppaths()
-    if site.ENABLE_USER_SITE:
-        known = site.addusersitepackages(known)
-    for directory in python.sites:
-        site.addsitedir(directory, known)
-    for step in (site.setquit, site.setcopyright, site.sethelper, site.enablerlcompleter, site.execsitecustomize):
-        step()
-    if site.ENABLE_USER_SITE:
-        site.execusercustomize()
-
-
-def _immortal(value: int) -> int:
-    """A reference for somebody who takes one without asking."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
-    return value
-
-
-def _leave(code: int) -> NoReturn:
-    """Ends as Python does, but for taking itself apart: the process is gone anyway."""
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]
-        gc.disable()
-        atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        os._exit(code & 0xFF)
+        late_site.leave(code)

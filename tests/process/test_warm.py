@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipybox.kernel_mgr import warm_kernel
-from ipybox.kernel_mgr.warm_kernel import PythonFacts, WarmSettings
+from ipybox.kernel_mgr.warm_kernel import WarmSettings
+from ipybox.process.late_site import PythonFacts
 from ipybox.process.warm import Warmth
 from tests.process.witness import needs_linux
 
