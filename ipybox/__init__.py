@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CollectionError": "ipybox.errors",
     "BlockingSandbox": "ipybox.command.blocking",
     "CanExecuteCommand": "ipybox.command.driver",
     "Cancellation": "ipybox.command.cancellation",
@@ -48,11 +49,19 @@ _HOMES = {
     "PreloadError": "ipybox.errors",
     "ProgramStartError": "ipybox.errors",
     "ReplayedError": "ipybox.errors",
+    "ResultsFileError": "ipybox.errors",
+    "ResultsFileFormatError": "ipybox.errors",
+    "ReportFormatError": "ipybox.errors",
     "Sandbox": "ipybox.command.sandbox",
+    "SandboxEndedError": "ipybox.errors",
+    "SandboxExpiredError": "ipybox.errors",
+    "SandboxFileError": "ipybox.errors",
     "SandboxUnavailableError": "ipybox.errors",
     "StreamOutput": "ipybox.outputs",
     "UnexpectedCommandError": "ipybox.errors",
     "UnexpectedExecutionError": "ipybox.errors",
+    "UnknownLanguageError": "ipybox.errors",
+    "UnknownTemplateError": "ipybox.errors",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -65,6 +74,7 @@ if TYPE_CHECKING:
     from ipybox.command.policy import ExecutionPolicy as ExecutionPolicy
     from ipybox.command.result import ExecResult as ExecResult
     from ipybox.command.sandbox import Sandbox as Sandbox
+    from ipybox.errors import CollectionError as CollectionError
     from ipybox.errors import ConnectionLostError as ConnectionLostError
     from ipybox.errors import ExecutionError as ExecutionError
     from ipybox.errors import ExecutionNotFoundError as ExecutionNotFoundError
@@ -85,9 +95,17 @@ if TYPE_CHECKING:
     from ipybox.errors import PreloadError as PreloadError
     from ipybox.errors import ProgramStartError as ProgramStartError
     from ipybox.errors import ReplayedError as ReplayedError
+    from ipybox.errors import ReportFormatError as ReportFormatError
+    from ipybox.errors import ResultsFileError as ResultsFileError
+    from ipybox.errors import ResultsFileFormatError as ResultsFileFormatError
+    from ipybox.errors import SandboxEndedError as SandboxEndedError
+    from ipybox.errors import SandboxExpiredError as SandboxExpiredError
+    from ipybox.errors import SandboxFileError as SandboxFileError
     from ipybox.errors import SandboxUnavailableError as SandboxUnavailableError
     from ipybox.errors import UnexpectedCommandError as UnexpectedCommandError
     from ipybox.errors import UnexpectedExecutionError as UnexpectedExecutionError
+    from ipybox.errors import UnknownLanguageError as UnknownLanguageError
+    from ipybox.errors import UnknownTemplateError as UnknownTemplateError
     from ipybox.exit_status import ExitStatus as ExitStatus
     from ipybox.kernel_mgr.client import KernelClient as KernelClient
     from ipybox.kernel_mgr.server import KernelGateway as KernelGateway

@@ -3,6 +3,7 @@
 ::
 
     IpyboxError
+    ├── CollectionError           a project's tests could not be found
     ├── ExecutionError            the code raised
     ├── ExecutionTimeoutError     the code ran for too long (is a TimeoutError)
     ├── KernelError
@@ -20,11 +21,19 @@
     ├── ImageWriteError           an image could not be saved safely
     ├── PolicyError               a sandbox policy that makes no sense (also a ValueError)
     ├── ProgramStartError         a program could not be started in its sandbox
+    ├── ReportFormatError         a report of a test framework can't be read (also a ValueError)
     ├── ReplayedError             a recorded command had failed with an error that can't be made again
+    ├── ResultsFileError          results of tests can't be kept in a file, or read from it
+    │   └── ResultsFileFormatError  it is damaged, not ours, or of a later version
+    ├── SandboxEndedError         a sandbox is gone, and its files with it
+    │   └── SandboxExpiredError   its time was over
+    ├── SandboxFileError          a file operation in a sandbox failed
     ├── SandboxUnavailableError   what was asked for can't be enforced here
     │   └── PolicyNotEnforcedError  a driver of commands can't enforce part of a policy
     ├── UnexpectedCommandError    a fake sandbox has no response for a command (is a RuntimeError)
-    └── UnexpectedExecutionError  a fake kernel has no response for code (is a RuntimeError)
+    ├── UnexpectedExecutionError  a fake kernel has no response for code (is a RuntimeError)
+    ├── UnknownLanguageError      a sandbox can't run code in that language (also a ValueError)
+    └── UnknownTemplateError      there is no template of that name (also a ValueError)
 
 Facts are attributes; the sentence is made here, so that call sites stay short. All of them survive pickling.
 Wrong arguments are plain ``ValueError`` and ``TypeError`` that name the argument.
@@ -291,6 +300,44 @@ class ProgramStartError(IpyboxError):
         super().__init__(reason)
 
 
+class SandboxEndedError(IpyboxError):
+    """A sandbox is gone, and its processes and files with it. Create another one.
+
+    Attributes:
+        reason: What ended it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the sandbox has ended: {reason}")
+
+
+class SandboxExpiredError(SandboxEndedError):
+    """The time of a sandbox was over, so it was ended.
+
+    Attributes:
+        timeout_seconds: How long it was to live.
+    """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self.timeout_seconds = timeout_seconds
+        super().__init__(f"it expired, timeout_seconds={timeout_seconds:g} have passed since it was created")
+
+
+class SandboxFileError(IpyboxError):
+    """A file operation in a sandbox failed.
+
+    Attributes:
+        path: The file or directory, as it was named.
+        reason: What the system said, such as ``No such file or directory``.
+        errno: The system's error number, such as ``errno.ENOENT``.
+    """
+
+    def __init__(self, path: str, reason: str, errno: int) -> None:
+        self.path, self.reason, self.errno = path, reason, errno
+        super().__init__(f"{path!r} in the sandbox: {reason}")
+
+
 class SandboxUnavailableError(IpyboxError):
     """What was asked for can't be enforced here, so nothing was started.
 
@@ -367,6 +414,32 @@ class UnexpectedExecutionError(IpyboxError, RuntimeError):
         )
 
 
+class UnknownLanguageError(IpyboxError, ValueError):
+    """A sandbox can't run code in that language.
+
+    Attributes:
+        language: What was asked for.
+        languages: What it can run.
+    """
+
+    def __init__(self, language: str, languages: Sequence[str]) -> None:
+        self.language, self.languages = language, tuple(languages)
+        super().__init__(f"no code in {language!r} can be run here; there are {', '.join(languages)}")
+
+
+class UnknownTemplateError(IpyboxError, ValueError):
+    """There is no template of that name to create a sandbox from.
+
+    Attributes:
+        template: What was asked for.
+        templates: What there is.
+    """
+
+    def __init__(self, template: str, templates: Sequence[str]) -> None:
+        self.template, self.templates = template, tuple(templates)
+        super().__init__(f"there is no template {template!r}; there are {', '.join(templates)}")
+
+
 def _excerpt(text: str, length: int = 200) -> str:
     return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
 
@@ -382,3 +455,51 @@ class ReplayedError(IpyboxError):
     def __init__(self, name: str, text: str) -> None:
         self.name, self.text = name, text
         super().__init__(f"a recorded command had failed with {name}: {text}")
+
+
+class ResultsFileError(IpyboxError):
+    """Results of tests can't be kept in a file, or read from it.
+
+    Attributes:
+        path: The file.
+        reason: Why not.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"can't keep results of tests in {path}: {reason}")
+
+
+class ResultsFileFormatError(ResultsFileError):
+    """A file is none of ours, damaged, or of a later version, so it is left as it is."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, f"{reason}; move it away, or use another file")
+        self.reason = reason
+
+
+class CollectionError(IpyboxError):
+    """The tests of a project could not be found: the framework itself failed, or the code that it imports ended it.
+
+    Attributes:
+        reason: Why not.
+        output: The last that was written to stdout and stderr; may be long.
+        is_infrastructure: Whether that says nothing about the project.
+    """
+
+    def __init__(self, reason: str, output: str = "", *, is_infrastructure: bool = False) -> None:
+        self.reason, self.output, self.is_infrastructure = reason, output, is_infrastructure
+        super().__init__(f"the tests could not be collected: {reason}{output and chr(10)}{output}")
+
+
+class ReportFormatError(IpyboxError, ValueError):
+    """A report of a test framework can't be read, so nothing is known about its tests.
+
+    Attributes:
+        format: What it was to be, such as ``JUnit XML``.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, format: str, reason: str) -> None:
+        self.format, self.reason = format, reason
+        super().__init__(f"the report can't be read as {format}: {reason}")

@@ -14,6 +14,7 @@ import pytest
 import ipybox
 from ipybox import errors
 from ipybox.errors import (
+    CollectionError,
     ConnectionLostError,
     ExecutionError,
     ExecutionNotFoundError,
@@ -34,9 +35,17 @@ from ipybox.errors import (
     PreloadError,
     ProgramStartError,
     ReplayedError,
+    ReportFormatError,
+    ResultsFileError,
+    ResultsFileFormatError,
+    SandboxEndedError,
+    SandboxExpiredError,
+    SandboxFileError,
     SandboxUnavailableError,
     UnexpectedCommandError,
     UnexpectedExecutionError,
+    UnknownLanguageError,
+    UnknownTemplateError,
 )
 from ipybox.exit_status import ExitStatus
 from ipybox.outputs import DisplayOutput, ExecutionResult
@@ -78,6 +87,12 @@ SAMPLES: list[tuple[IpyboxError, list[str]]] = [
     (PolicyError("sandbox.json: limits.memory", "-1 is too small", "0 is the least"), ["limits.memory", "-1", "0 is"]),
     (ProgramStartError("no such file"), ["no such file"]),
     (PolicyNotEnforcedError("host", ["network"]), ["'host'", "can't enforce network", "waive=['network']"]),
+    (CollectionError("no such option", "usage: ..."), ["could not be collected", "no such option", "usage"]),
+    (SandboxEndedError("it was killed"), ["has ended", "it was killed"]),
+    (SandboxExpiredError(2.5), ["expired", "timeout_seconds=2.5"]),
+    (SandboxFileError("a/b", "No such file or directory", 2), ["'a/b'", "No such file"]),
+    (UnknownLanguageError("cobol", ["python", "bash"]), ["'cobol'", "python, bash"]),
+    (UnknownTemplateError("nonsense", ["code-interpreter", "python"]), ["'nonsense'", "code-interpreter, python"]),
     (SandboxUnavailableError("bwrap is missing", ["apt install bubblewrap"]), ["bwrap is missing", "apt install"]),
     (UnexpectedCommandError(["php", "-v"]), ["'php -v'", "none at all", "enqueue()"]),
     (UnexpectedCommandError(["php", "a b"], ["'ls'"]), ["'php a b'", "['php', 'a b']", "'ls'"]),
@@ -88,7 +103,10 @@ SAMPLES: list[tuple[IpyboxError, list[str]]] = [
     (UnexpectedExecutionError("x = 1"), ["'x = 1'", "none at all", "enqueue()"]),
     (UnexpectedExecutionError("x = 1", ["'y = 2'"]), ["'x = 1'", "'y = 2'", "default_response"]),
     (UnexpectedExecutionError("x" * 5_000, ["'y'"], "both are used up"), ["xxx", "5002 char", "both are used up"]),
+    (ReportFormatError("JUnit XML", "line 3: mismatched tag"), ["JUnit XML", "mismatched tag"]),
     (ReplayedError("acme.PipeError", "the pipe broke"), ["acme.PipeError", "the pipe broke"]),
+    (ResultsFileError("results.sqlite", "the disk is full"), ["results.sqlite", "the disk is full"]),
+    (ResultsFileFormatError("results.sqlite", "it is damaged"), ["results.sqlite", "damaged", "another file"]),
 ]
 each = pytest.mark.parametrize(("error", "facts"), SAMPLES, ids=lambda value: type(value).__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -176,3 +177,100 @@ def doctor(
     from ipybox.cli.doctor import diagnose
 
     raise typer.Exit(diagnose(as_json=as_json))
+
+
+@app.command("test")
+def run_project_tests(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Files, directories, test ids; after -- more options of the framework.")
+    ] = None,
+    isolate: Annotated[str, typer.Option(help="What gets a sandbox of its own: test, class or file.")] = "test",
+    framework: Annotated[str, typer.Option(help="pytest or unittest.")] = "pytest",
+    workers: Annotated[int | None, typer.Option("--workers", "-n", help="Most sandboxes at the same time.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds that a test may take.")] = 60.0,
+    memory: Annotated[int, typer.Option(help="Bytes of memory that a sandbox may use.")] = 1024**3,
+    processes: Annotated[int, typer.Option(help="Processes and threads that a sandbox may have.")] = 256,
+    keyword: Annotated[str | None, typer.Option("-k", metavar="EXPRESSION", help="Only tests that match.")] = None,
+    marker: Annotated[str | None, typer.Option("-m", metavar="EXPRESSION", help="Only tests with such marks.")] = None,
+    exit_first: Annotated[bool, typer.Option("-x", "--exitfirst", help="Stop after the first failure.")] = False,
+    maxfail: Annotated[int, typer.Option(help="Stop after that many failures.")] = 0,
+    last_failed: Annotated[bool, typer.Option("--lf", "--last-failed", help="Only what failed last time.")] = False,
+    retries: Annotated[int, typer.Option(help="Times to try again after an infrastructure error.")] = 2,
+    reruns: Annotated[int, typer.Option(help="Times to run a test again that failed.")] = 0,
+    preload: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="Import once for all sandboxes, outside of them; repeatable."),
+    ] = None,
+    env: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Set for tests; repeatable.")] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(metavar="HOST", help="A host that tests may reach; repeatable.")
+    ] = None,
+    network: Annotated[bool, typer.Option("--network", help="Tests may reach any public host.")] = False,
+    read: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="Something else that tests may read; repeatable.")
+    ] = None,
+    hash_seed: Annotated[str, typer.Option(help="Seed of hashes: a number, or random.")] = "0",
+    time_zone: Annotated[str, typer.Option(help="Time zone of tests.")] = "UTC",
+    locale: Annotated[str, typer.Option(help="Locale of tests.")] = "C.UTF-8",
+    cached: Annotated[bool, typer.Option("--cached", help="Leave out what passed with the same files.")] = False,
+    history: Annotated[Path | None, typer.Option(help="File with the results of earlier runs.")] = None,
+    no_history: Annotated[bool, typer.Option("--no-history", help="Keep no results.")] = False,
+    trend: Annotated[bool, typer.Option("--trend", help="Show the last runs.")] = False,
+    junitxml: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML report.")] = None,
+    webhook: Annotated[str | None, typer.Option(metavar="URL", help="Tell this address about the end.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show each test.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show the last line only.")] = False,
+    colour: Annotated[bool | None, typer.Option("--color/--no-color", help="Use colours, or none.")] = None,
+) -> None:
+    """Run a project's tests, each in a fresh sandbox, in parallel.
+
+    Exit codes are pytest's: 0 all succeeded; 1 some did not; 2 interrupted, or files could not be collected; 3 ipybox or
+    the machine failed; 4 wrong usage; 5 no tests. The secret for --webhook is taken from IPYBOX_WEBHOOK_SECRET.
+    """
+    from ipybox.cli.test import TestOptions, random_seed, run_tests, settings_from
+
+    try:
+        if hash_seed == "random":
+            hash_seed = str(random_seed())
+            typer.echo(f"hash seed: {hash_seed}")
+        settings = settings_from(
+            paths or [],
+            isolation=isolate,
+            framework=framework,
+            workers=workers,
+            timeout=timeout,
+            memory=memory,
+            processes=processes,
+            keyword=keyword,
+            marker=marker,
+            most_failures=1 if exit_first else maxfail,
+            retries=retries,
+            rerun_failures=reruns,
+            preload=tuple(preload or ()),
+            env=env or [],
+            network=network or tuple(allow or ()),
+            readable=tuple(read or ()),
+            hash_seed=hash_seed,
+            time_zone=time_zone,
+            locale=locale,
+        )
+        options = TestOptions(
+            junitxml=junitxml,
+            json=json,
+            html=html,
+            cached=cached,
+            last_failed=last_failed,
+            history=history,
+            keeps_history=not no_history,
+            trend=trend,
+            webhook=webhook,
+            webhook_secret=os.environ.get("IPYBOX_WEBHOOK_SECRET"),
+            verbosity=-1 if quiet else int(verbose),
+            colour=colour,
+        )
+    except ValueError as error:
+        typer.echo(f"ipybox: {error}", err=True)
+        raise typer.Exit(4) from None
+    raise typer.Exit(run_tests(settings, options))

@@ -51,6 +51,7 @@ class Program:
         cwd: Its working directory, as seen inside.
         fds: Numbers that the inherited descriptors get.
         private: Directories that are its own: path, size in bytes, permissions.
+        overlays: Directories that it may change, and whose changes are gone with it: path, bytes of change.
         pinned_links: Symbolic links that it must not replace.
         covered: Paths in writable places at which there has to be a mount. Who renames directories while bubblewrap
             works can have it mount beside what it was to cover.
@@ -65,6 +66,7 @@ class Program:
     cwd: str
     fds: Sequence[int] = ()
     private: Sequence[tuple[str, int, int]] = ()
+    overlays: Sequence[tuple[str, int]] = ()
     pinned_links: Sequence[str] = ()
     covered: Sequence[str] = ()
     processes: int = 512
@@ -154,6 +156,8 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], run: war
     if nested:
         os.setsid()
         confine.private_mounts([confine.PrivateDirectory(*item) for item in program.private], _mount_points())
+        for path, size in program.overlays:
+            confine.overlay(confine.PrivateDirectory(path, size), _mount_points())
         for path in program.pinned_links:
             confine.pin_link(path)
         confine.loopback_up()

@@ -30,7 +30,7 @@ def test_a_program_travels_whole(
 ) -> None:
     program = Program(argv=argv, env=env, cwd=cwd, fds=fds, data=number, cpu_time=number, proxy=flag)
     assert Program.from_json(program.to_json()).to_json() == program.to_json()
-    again = replace(Program.from_json(program.to_json()), private=(), pinned_links=(), covered=())
+    again = replace(Program.from_json(program.to_json()), private=(), overlays=(), pinned_links=(), covered=())
     assert asdict(again) == asdict(program)
 
 
