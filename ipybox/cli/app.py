@@ -226,8 +226,8 @@ def run_project_tests(
 ) -> None:
     """Run a project's tests, each in a fresh sandbox, in parallel.
 
-    Exit codes are pytest's: 0 all succeeded; 1 some did not; 2 interrupted, or files could not be collected; 3 ipybox or
-    the machine failed; 4 wrong usage; 5 no tests. The secret for --webhook is taken from IPYBOX_WEBHOOK_SECRET.
+    Exit codes are pytest's: 0 all succeeded; 1 some did not; 2 interrupted, or files could not be collected; 3 ipybox
+    or the machine failed; 4 wrong usage; 5 no tests. The secret for --webhook is taken from IPYBOX_WEBHOOK_SECRET.
     """
     from ipybox.cli.test import TestOptions, random_seed, run_tests, settings_from
 

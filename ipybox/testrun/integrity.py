@@ -11,7 +11,7 @@ import builtins
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter, is_
+from operator import attrgetter, eq, is_
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -155,8 +155,6 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = ()) -> Check:
 
     def added(where: str, owner: type, names: frozenset[str], is_framework: bool) -> str | None:
         members: Mapping[str, Any] = members_of(owner)
-        if len(members) == len(names):
-            return None
         for name in names_of(members) - names - ignored:
             value = members[name]
             if any(name in known.get(base, ()) for base in mro_of(owner)[1:]) or name == expected:
@@ -173,10 +171,9 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = ()) -> Check:
             if loaded.get(where, module) is not module:  # this package's own are not there any more
                 return where
             namespace = module.__dict__
-            if len(namespace) != len(names):
-                for name in names_of(namespace) - names:
-                    if name in all_builtins:
-                        return where + "." + name
+            for name in names_of(namespace) - names:
+                if name in all_builtins:
+                    return where + "." + name
         for where, members, name, value in values:
             found = members.get(name, missing)
             if found is not value and not is_installed(found):
@@ -200,32 +197,37 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = ()) -> Check:
         return None
 
     # Nearly always nothing has changed: that is found out by what is written in C, with a few calls.
-    every, same, each, size, code, defaults, more = all, is_, map, len, *_PARTS
+    every, same, equal, each, names_in, code, defaults, more = all, is_, eq, map, list, *_PARTS
     owners = [owner for _, owner, *_ in classes]
     all_bases = [bases for _, _, bases, *_ in classes]
-    sized = [module.__dict__ for _, module, _ in noted_modules] + [now_there for _, now_there, _ in attributes]
-    sizes = list(map(len, sized))
-    members_sizes = [len(names) for *_, names, _ in classes]
+    scopes = [module.__dict__ for _, module, _ in noted_modules] + [now_there for _, now_there, _ in attributes]
     all_functions = [function for _, function, _ in functions]
     parts = [[known_parts[number] for _, _, known_parts in functions] for number in range(3)]
-    places = [(scope, dict(builtin)), (loaded, {name: module for name, module, _ in noted_modules})]
+    places: list[tuple[Mapping[str, Any], dict[str, Any]]] = [(scope, dict(builtin))]
     places += [(now_there, before_there) for _, now_there, before_there in attributes]
-    for namespace in {id(namespace): namespace for _, namespace, *_ in values}.values():
-        places.append((namespace, {name: value for _, there, name, value in values if there is namespace}))
+    for space in {id(space): space for _, space, *_ in values}.values():
+        places.append((space, {name: value for _, there, name, value in values if there is space}))
     lookups = [(place.get, list(there), list(there.values())) for place, there in places]
+    passed: list[list[list[str]]] = [[], []]
 
     def check() -> str | None:
+        names = [list(each(names_in, each(members_of, owners))), list(each(names_in, scopes))]
         if (
-            every(every(each(same, each(get, names), there)) for get, names, there in lookups)
+            every(every(each(same, each(get, keys), there)) for get, keys, there in lookups)
             and every(each(same, each(code, all_functions), parts[0]))
             and every(each(same, each(defaults, all_functions), parts[1]))
             and every(each(same, each(more, all_functions), parts[2]))
             and every(each(same, each(mro_of, owners), all_bases))
-            and list(each(size, sized)) == sizes
-            and list(each(size, each(members_of, owners))) == members_sizes
+            and every(each(equal, names, passed))
         ):
+            for where, module, _ in noted_modules:
+                if loaded.get(where, module) is not module:
+                    return where
             return None
-        return find()
+        found = find()
+        if found is None:
+            passed[:] = names
+        return found
 
     return check
 
