@@ -209,6 +209,12 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = ()) -> Check:
         places.append((space, {name: value for _, there, name, value in values if there is space}))
     lookups = [(place.get, list(there), list(there.values())) for place, there in places]
     passed: list[list[list[str]]] = [[], []]
+    moving: list[tuple[Callable[[str], object], str, object]] = []  # what installed plugins replace now and then
+
+    def excuse() -> None:
+        for get, keys, there in lookups:
+            for number in [number for number, key in enumerate(keys) if get(key) is not there[number]][::-1]:
+                moving.append((get, keys.pop(number), there.pop(number)))
 
     def check() -> str | None:
         names = [list(each(names_in, each(members_of, owners))), list(each(names_in, scopes))]
@@ -223,10 +229,12 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = ()) -> Check:
             for where, module, _ in noted_modules:
                 if loaded.get(where, module) is not module:
                     return where
-            return None
+            if every([value is get(key) or is_installed(get(key)) for get, key, value in moving]):
+                return None
         found = find()
         if found is None:
             passed[:] = names
+            excuse()
         return found
 
     return check

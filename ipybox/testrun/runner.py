@@ -300,27 +300,28 @@ class TestRun:
         failed_before: dict[str, CaseResult] = {}
         left: Unit | None = unit
         is_widened = False
+
+        def settle(result: CaseResult) -> None:
+            result = replace(result, attempts=attempts[result.id])
+            before = failed_before.get(result.id)
+            if self._is_to_be_repeated(result):
+                failed_before[result.id] = result
+            else:
+                self._add(result if before is None or not result.outcome.is_success else _flaky(result, before))
+
         while left is not None and not self._stopped:
             for name in left.ids:
                 attempts[name] = attempts.get(name, 0) + 1
-            account = await self._in_sandbox(left)
+            account = await self._in_sandbox(left, settle)
             if account.was_not_found and not is_widened and self._settings.isolation != "file":
                 is_widened, left = True, left.of_whole_file()
                 for name in left.ids:
                     attempts[name] -= 1
                 continue
-            again: set[str] = {item.id for item in account.pending}
+            again = {item.id for item in account.pending}
             for name in again:
                 attempts[name] -= 1  # it has not begun
-            for name, result in account.results.items():
-                result = replace(result, attempts=attempts[name])
-                if self._is_to_be_repeated(result):
-                    failed_before[name] = result
-                    again.add(name)
-                    continue
-                if name in failed_before and result.outcome.is_success:
-                    result = _flaky(result, failed_before[name])
-                self._add(result)
+            again |= account.results.keys() - self._results.keys()
             if account.pending and not account.results:
                 raise AssertionError(f"a sandbox came to no result: {left.ids}")
             left = left.without(set(left.ids) - again)
@@ -332,7 +333,8 @@ class TestRun:
         most = self._settings.retries if infrastructure else self._settings.rerun_failures
         return result.attempts <= most
 
-    async def _in_sandbox(self, unit: Unit) -> Account:
+    async def _in_sandbox(self, unit: Unit, settle: Callable[[CaseResult], None]) -> Account:
+        """Runs it in one sandbox, and settles each result as soon as it is known."""
         settings, account = self._settings, Account(unit)
         arguments = (*self._running(), *settings.arguments, unit.target)
         request = Request(mode="run", framework=settings.framework, key="", arguments=arguments, ids=unit.ids)
@@ -354,13 +356,16 @@ class TestRun:
                         continue
                     if message is None:
                         break
-                    account.take(message)
+                    result = account.take(message)
+                    if result is not None:
+                        settle(result)
                     if message["kind"] == "start":
                         deadline = time.monotonic() + settings.timeout
                         self._on_start(str(message["id"]))
                 status, from_outside = await sandbox.ended()
+                closed: tuple[CaseResult, ...] = ()
                 if (account.pending and not account.was_not_found) or not account.is_complete:
-                    account.close(
+                    closed = account.close(
                         status,
                         from_outside=from_outside and timed_out is None and not sandbox.is_tampered_with,
                         timed_out=timed_out,
@@ -369,10 +374,13 @@ class TestRun:
                         stderr=sandbox.stderr,
                     )
                 elif account.was_not_found and unit.target == unit.items[0].path:
-                    account.close(status, stdout=sandbox.stdout, stderr=sandbox.stderr)
+                    closed = account.close(status, stdout=sandbox.stdout, stderr=sandbox.stderr)
+                for result in closed:
+                    settle(result)
         except ProgramStartError as error:
             for item in account.pending:
                 account.results[item.id] = verdict.infrastructure_error(item, str(error))
+                settle(account.results[item.id])
             await asyncio.sleep(_RETRY_SECONDS)
         return account
 

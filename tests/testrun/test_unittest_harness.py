@@ -110,8 +110,12 @@ def test_they_agree_with_a_plain_run(tmp_path: Path) -> None:
 def test_a_test_can_not_give_itself_an_outcome(tmp_path: Path) -> None:
     _, report = _run(write(HOSTILE, tmp_path), memory=300 * 1024**2, timeout=30.0)
     found = {each.id.partition("::")[2]: each for each in report.results}
-    assert {name for name, each in found.items() if each.outcome.is_success} == {"Hostile::test_innocent"}
     shown = {name: f"{each.outcome} {each.phase}" for name, each in found.items()}
+    assert {name for name, each in found.items() if each.outcome.is_success} == {
+        "Hostile::test_innocent",
+        "Skipping::test_a",
+    }
+    assert shown["Skipping::test_a"].strip() == "skipped"  # as it is when `setUp` says so
     assert {name: shown[f"Hostile::test_{name}"] for name in ("hard_exit", "signal", "success_and_exit")} == {
         "hard_exit": "crashed call",
         "signal": "crashed call",

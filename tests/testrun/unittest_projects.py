@@ -174,7 +174,7 @@ NAMED = {
 HOSTILE = {
     "pyproject.toml": "",
     "test_hostile.py": """
-import os, signal, sys, threading, unittest
+import contextlib, os, signal, sys, threading, unittest
 
 
 class Silent:
@@ -231,6 +231,38 @@ class Hostile(unittest.TestCase):
             def __str__(self): raise SystemExit(0)
         raise Nasty
     def test_innocent(self): pass
+    def test_expecting(self):
+        self._outcome.expecting_failure = True
+        self.fail("x")
+    def test_expecting_for_a_while(self):
+        outcome = self._outcome
+        outcome.expecting_failure = True
+        self.addCleanup(lambda: setattr(outcome, "expectedFailure", None))
+        self.fail("x")
+    def test_marked_late(self):
+        self.__unittest_expecting_failure__ = True
+        self.fail("x")
+    def test_stop(self): self.result().stop(); self.fail("x")
+
+
+class Swallowing(unittest.TestCase):
+    def setUp(self):
+        @contextlib.contextmanager
+        def swallow(*arguments, **facts):
+            try: yield
+            except BaseException: pass
+        self._outcome.testPartExecutor = swallow
+    def test_a(self): self.fail("x")
+
+
+class Unrun(unittest.TestCase):
+    def setUp(self): self._callTestMethod = lambda method: None
+    def test_a(self): self.fail("x")
+
+
+class Skipping(unittest.TestCase):
+    def setUp(self): self._callTestMethod = lambda method: self.skipTest("x")
+    def test_a(self): self.fail("x")
 
 
 class Exiting(unittest.TestCase):
