@@ -186,6 +186,10 @@ def run_project_tests(
     ] = None,
     isolate: Annotated[str, typer.Option(help="What gets a sandbox of its own: test, class or file.")] = "test",
     framework: Annotated[str, typer.Option(help="pytest or unittest.")] = "pytest",
+    command: Annotated[str | None, typer.Option(help="Run this instead, once, such as 'npx jest --ci ...'.")] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="KIND:FILE", help="What it writes: junit:, tap: or jest-json: and a file.")
+    ] = None,
     workers: Annotated[int | None, typer.Option("--workers", "-n", help="Most sandboxes at the same time.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that a test may take.")] = 60.0,
     memory: Annotated[int, typer.Option(help="Bytes of memory that a sandbox may use.")] = 1024**3,
@@ -229,7 +233,7 @@ def run_project_tests(
     Exit codes are pytest's: 0 all succeeded; 1 some did not; 2 interrupted, or files could not be collected; 3 ipybox
     or the machine failed; 4 wrong usage; 5 no tests. The secret for --webhook is taken from IPYBOX_WEBHOOK_SECRET.
     """
-    from ipybox.cli.test import TestOptions, random_seed, run_tests, settings_from
+    from ipybox.cli.test import TestOptions, external_command, random_seed, run_tests, settings_from
 
     try:
         if hash_seed == "random":
@@ -257,6 +261,7 @@ def run_project_tests(
             locale=locale,
         )
         options = TestOptions(
+            command=external_command(command, report),
             junitxml=junitxml,
             json=json,
             html=html,

@@ -19,6 +19,7 @@ from ipybox.testrun.outcome import Outcome
 from ipybox.testrun.visible_text import visible, visible_line
 
 FULL_FAILURES = 10
+LISTED_FAILURES = 100
 _OUTPUT_LINES = 40
 _STYLES = {
     Outcome.PASSED: "green",
@@ -105,6 +106,8 @@ class Display:
 
     def _failure(self, result: CaseResult) -> None:
         self._shown += 1
+        if self._shown > LISTED_FAILURES and self._verbosity < 1:
+            return
         where = f" ({result.phase})" if result.phase not in ("", "call") else ""
         self._print(f"[bold red]{_word(result.outcome)}[/]{where} [bold]{_safe(result.id)}[/]: {_safe(result.message)}")
         if self._shown > FULL_FAILURES:
@@ -135,7 +138,8 @@ class Display:
         for note in report.notes:
             self._print(f"[yellow]note:[/] {_safe(note)}")
         if self._shown > FULL_FAILURES and self._verbosity >= 0:
-            self._print(f"{len(report.failures)} failures; the first {FULL_FAILURES} are shown in full above")
+            listed = f", the first {LISTED_FAILURES} are listed" if len(report.failures) > LISTED_FAILURES else ""
+            self._print(f"{len(report.failures)} failures: the first {FULL_FAILURES} are shown in full above{listed}")
         if report.stopped:
             self._print(f"[yellow]{_safe(report.stopped)}[/]")
         parts = [

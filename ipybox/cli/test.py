@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from ipybox.errors import CollectionError, IpyboxError
 from ipybox.testrun import github, junit
 from ipybox.testrun.atomic_file import write_text_atomically
 from ipybox.testrun.cache import Cache, Fingerprint
+from ipybox.testrun.external import ExternalCommand, ReportKind, run_external
 from ipybox.testrun.history import History
 from ipybox.testrun.html_report import to_html
 from ipybox.testrun.model import RunReport
@@ -39,6 +41,7 @@ class TestOptions:
     """What was asked for on the command line, besides :class:`RunSettings`.
 
     Attributes:
+        command: A command of another framework, to be run in place of pytest or unittest.
         junitxml, json, html: Files to be written.
         cached: Whether tests whose project has not changed since they passed are left out.
         last_failed: Whether only those are run that failed when they were last run.
@@ -53,6 +56,7 @@ class TestOptions:
 
     __test__ = False
 
+    command: ExternalCommand | None = None
     junitxml: Path | None = None
     json: Path | None = None
     html: Path | None = None
@@ -113,6 +117,19 @@ def settings_from(
         hash_seed=int(hash_seed),
         **values,
     )
+
+
+def external_command(command: str | None, report: str | None) -> ExternalCommand | None:
+    """``--command`` and ``--report``; raises ``ValueError`` for what makes no sense."""
+    if command is None and report is None:
+        return None
+    if command is None or report is None:
+        raise ValueError("--command and --report belong together")
+    kinds: dict[str, ReportKind] = {"junit": "junit", "tap": "tap", "jest-json": "jest-json"}
+    kind, _, place = report.partition(":")
+    if kind not in kinds or not place:
+        raise ValueError(f"--report wants junit:FILE, tap:stdout, tap:FILE or jest-json:FILE, got {report!r}")
+    return ExternalCommand(tuple(shlex.split(command)), (kinds[kind], place))
 
 
 def history_file(root: str, environment: Mapping[str, str] = os.environ) -> Path:
@@ -189,6 +206,9 @@ class _Session:
     async def _run_tests(
         self, settings: RunSettings, durations: Mapping[str, float], display: Display, before: Fingerprint | None
     ) -> RunReport:
+        if self._options.command is not None:
+            self._run = None
+            return await run_external(settings, self._options.command, on_result=display.finished)
         run = TestRun(settings, on_result=display.finished, on_start=display.started, durations=durations)
         async with run:
             collected = await run.collect()

@@ -182,7 +182,7 @@ async def _attempt(
         outcome, reason, facts = _without_report(told)
         return [itself(outcome, reason, **facts, **texts)]
     try:
-        results = command.read(told.report, root)
+        results = await asyncio.to_thread(command.read, told.report, root)  # it may be long
     except ReportFormatError as error:
         return [itself(Outcome.ERROR, f"{error}; it {_exited(told.code)}", exit_code=told.code, **texts)]
     disagreement = _disagreement(told.code or 0, results)

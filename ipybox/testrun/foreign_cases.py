@@ -15,9 +15,9 @@ from ipybox.testrun.model import CaseResult, Phase
 from ipybox.testrun.outcome import Outcome
 from ipybox.testrun.seconds import finite
 
-MOST_BYTES = 32 * 1024 * 1024
+MOST_BYTES = 16 * 1024 * 1024
 """Bytes of a report that are read; a longer one is no report."""
-MOST_CASES = 200_000
+MOST_CASES = 100_000
 _LONGEST_NAME = 2_000
 _LONGEST_DURATION = 1e9
 _MOST_LINES = 10**9

@@ -88,8 +88,8 @@ class _Case:
     failures: list[tuple[Outcome, str, str]] = field(default_factory=list)
     skip: tuple[str, str] | None = None
     flake: str | None = None
-    stdout: str = ""
-    stderr: str = ""
+    stdout: list[str] = field(default_factory=list)
+    stderr: list[str] = field(default_factory=list)
 
 
 class _Reader:
@@ -148,13 +148,11 @@ class _Reader:
         elif name in _FLAKES:
             found.flake = message or kind or text
         elif name == "system-out":
-            found.stdout += text
+            found.stdout.append(text)
         elif name == "system-err":
-            found.stderr += text
+            found.stderr.append(text)
 
     def _finish(self, found: _Case) -> None:
-        if len(self.cases) >= MOST_CASES:
-            raise ReportFormatError(FORMAT, f"it has more than {MOST_CASES} test cases")
         facts, status = found.facts, _status(found.facts)
         message, details = "", ""
         if found.failures:
@@ -170,14 +168,14 @@ class _Reader:
             outcome, message = Outcome.PASSED, f"first it failed: {found.flake}" if found.flake is not None else ""
         if not outcome.is_success:
             found.suite.shown += 1
-        self.cases.append(
+        self._add(
             case(
                 _name(facts, found.suite),
                 outcome,
                 message=message,
                 details=details,
-                stdout=found.stdout,
-                stderr=found.stderr,
+                stdout="".join(found.stdout),
+                stderr="".join(found.stderr),
                 duration=seconds(facts.get("time")),
                 file=facts.get("file") or facts.get("filepath") or found.suite.file,
                 line=line_number(facts.get("line")),
@@ -185,12 +183,17 @@ class _Reader:
             )
         )
 
+    def _add(self, result: CaseResult) -> None:
+        if len(self.cases) >= MOST_CASES:
+            raise ReportFormatError(FORMAT, f"it has more than {MOST_CASES} test cases")
+        self.cases.append(result)
+
     def _leave(self, suite: _Suite) -> None:
         if self._suites:
             self._suites[-1].shown += suite.shown
         if suite.claimed > suite.shown:
             missing = f"it counts {suite.claimed} failures and errors, and shows {suite.shown}"
-            self.cases.append(case(suite.name or "the report", Outcome.ERROR, phase="collect", message=missing))
+            self._add(case(suite.name or "the report", Outcome.ERROR, phase="collect", message=missing))
             for outer in self._suites[-1:]:
                 outer.shown += suite.claimed - suite.shown  # said already
 

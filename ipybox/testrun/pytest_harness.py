@@ -53,10 +53,10 @@ def _runner(check: integrity.Check, start: Start) -> Run:
         sys.argv[:] = ["pytest", *request.arguments]
         configured = start.install()
         if request.mode == "collect":
-            private_line = _collector(request, tell, configured)
+            private_line = [_collector(request, tell, configured)]
         else:
             private_line = reporter(request, tell, configured, begun, check)
-        code = pytest.main(list(request.arguments), plugins=[private_line])
+        code = pytest.main(list(request.arguments), plugins=private_line)
         tell({"kind": "end", "code": int(code)})
 
     return run

@@ -47,7 +47,7 @@ _exit, _getpid, _thread = os._exit, os.getpid, threading.get_ident
 
 def plugin(**hooks: Callable[..., Any]) -> ModuleType:
     """A plugin with these hooks, and nothing else to be found."""
-    made = ModuleType("pytest_private_line")
+    made = ModuleType(f"pytest_private_line.{len(hooks)}")
     vars(made).update(hooks)
     return made
 
@@ -150,6 +150,7 @@ class _Test:
         item: It.
         kind: Its class.
         is_judged: Whether hooks of the project have a say in its reports.
+        may_be_made_otherwise: Whether they may even come before pytest's own.
         may_repeat: Whether somebody may run it more than once.
         hooks: What decided about it when it began.
         shadowed: Methods in whose place the item itself had something else when it began.
@@ -163,6 +164,7 @@ class _Test:
     item: pytest.Item
     kind: type
     is_judged: bool
+    may_be_made_otherwise: bool
     may_repeat: bool
     hooks: list[object]
     shadowed: frozenset[str]
@@ -173,6 +175,7 @@ class _Test:
     depth: int = 0
     no_memory: bool = False
     broken: str | None = None
+    lie: str | None = None
 
 
 def reporter(
@@ -181,8 +184,8 @@ def reporter(
     configured: Callable[[], None],
     begun: Callable[[], None],
     check: integrity.Check,
-) -> ModuleType:
-    """The plugin that runs the tests that were asked for, and tells what became of each.
+) -> list[ModuleType]:
+    """The plugins that run the tests that were asked for, and tell what became of each.
 
     Args:
         request: Which they are.
@@ -256,6 +259,7 @@ def reporter(
             if when == "setup":
                 if now.seen and not now.may_repeat:
                     now.broken = now.broken or "the order of its phases"
+                now.lie = None
                 now.seen.clear()
                 now.worse.clear()
             now.seen[when] = "unfinished"
@@ -291,6 +295,19 @@ def reporter(
         now.made.append(report)
         return report
 
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def made_by_pytest(
+        item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Sees a report before hooks of the project have their say."""
+        report = yield
+        now = test
+        if now is None or item is not now.item or now.depth or _thread() != main or now.may_be_made_otherwise:
+            return report
+        if now.seen.get(cut(str(report.when))) == "raised" and report.outcome != "failed":
+            now.lie = now.lie or _lied(str(report.when), str(report.outcome), "raised")
+        return report
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         now = test
@@ -306,17 +323,20 @@ def reporter(
             now.told.clear()
         now.told.append(told)
 
-    return plugin(
-        **common(tell, configured),
-        pytest_collection_modifyitems=pytest_collection_modifyitems,
-        pytest_collection_finish=pytest_collection_finish,
-        pytest_runtest_protocol=pytest_runtest_protocol,
-        pytest_runtest_setup=phase("setup"),
-        pytest_runtest_call=phase("call"),
-        pytest_runtest_teardown=phase("teardown"),
-        pytest_runtest_makereport=pytest_runtest_makereport,
-        pytest_runtest_logreport=pytest_runtest_logreport,
-    )
+    return [
+        plugin(pytest_runtest_makereport=made_by_pytest),
+        plugin(
+            **common(tell, configured),
+            pytest_collection_modifyitems=pytest_collection_modifyitems,
+            pytest_collection_finish=pytest_collection_finish,
+            pytest_runtest_protocol=pytest_runtest_protocol,
+            pytest_runtest_setup=phase("setup"),
+            pytest_runtest_call=phase("call"),
+            pytest_runtest_teardown=phase("teardown"),
+            pytest_runtest_makereport=pytest_runtest_makereport,
+            pytest_runtest_logreport=pytest_runtest_logreport,
+        ),
+    ]
 
 
 # ---- what decides about a test ----------------------------------------------------------------------------------
@@ -330,6 +350,10 @@ def _begin(item: pytest.Item, hooks: list[object]) -> _Test:
         item=item,
         kind=type(item),
         is_judged=any(_is_foreign(each.plugin) for each in judges),
+        may_be_made_otherwise=any(
+            _is_foreign(each.plugin) and (each.trylast or not (each.wrapper or each.hookwrapper))
+            for each in hook.pytest_runtest_makereport.get_hookimpls()
+        ),
         may_repeat=len([each for each in protocols if not each.wrapper]) > 1,
         hooks=hooks,
         shadowed=_shadowed(item, type(item)),
@@ -451,7 +475,7 @@ def _result(now: _Test, ended: BaseException | None) -> Mapping[str, Value]:
     decisive = _decisive(now)
     if decisive is None:
         return _error("pytest made no report about it")
-    lie = None if now.is_judged else _lie(now)
+    lie = now.lie or (None if now.is_judged else _lie(now))
     if lie is not None:
         return _error(lie)
     outcome = decisive.verdict
@@ -498,8 +522,12 @@ def _lie(now: _Test) -> str | None:
             continue
         if told.outcome == "skipped" and seen == "passed" and is_unittest:
             continue  # it does not raise that
-        return f"its {told.when} was reported as {told.outcome} and was seen as {seen}: nothing is known about the test"
+        return _lied(told.when, told.outcome, seen)
     return None
+
+
+def _lied(when: str, told: str, seen: str | None) -> str:
+    return cut(f"its {when} was reported as {told} and was seen as {seen}: nothing is known about the test")
 
 
 def _shown(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from ipybox.testrun.settings import RunSettings
 from ipybox.testrun.verdict import Account
 
 _RETRY_SECONDS = 0.2
+_COLLECT_SECONDS = 60.0
 _COMPILE_SECONDS = 30.0
 _SEALS = 0xF
 """No more seals, no other size, no more writing."""
@@ -142,7 +143,7 @@ class TestRun:
         plain: list[str] = []
         rewritten: list[str] = []
         deselected, code = 0, None
-        timeout = max(self._settings.timeout, 60.0)
+        timeout = max(self._settings.timeout, _COLLECT_SECONDS)
         async with self._sandboxes.start(request) as sandbox:
             try:
                 async with asyncio.timeout(timeout):
@@ -240,7 +241,8 @@ class TestRun:
                 for task in asyncio.as_completed(self._tasks):
                     await task
             except asyncio.CancelledError:
-                if not self._stopped:
+                current = asyncio.current_task()
+                if not self._stopped or (current is not None and current.cancelling()):
                     raise
             finally:
                 for each in self._tasks:
@@ -322,7 +324,7 @@ class TestRun:
             for name in again:
                 attempts[name] -= 1  # it has not begun
             again |= account.results.keys() - self._results.keys()
-            if account.pending and not account.results:
+            if account.pending and not account.results and not self._stopped:
                 raise AssertionError(f"a sandbox came to no result: {left.ids}")
             left = left.without(set(left.ids) - again)
 
@@ -360,6 +362,8 @@ class TestRun:
                     if result is not None:
                         settle(result)
                     if message["kind"] == "start":
+                        if self._stopped:
+                            return account  # what is left of it is not begun any more
                         deadline = time.monotonic() + settings.timeout
                         self._on_start(str(message["id"]))
                 status, from_outside = await sandbox.ended()

@@ -90,4 +90,6 @@ class RunSettings:
     @property
     def parallel(self) -> int:
         """Most sandboxes at the same time."""
-        return self.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.workers is not None:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

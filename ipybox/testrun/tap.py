@@ -18,7 +18,9 @@ from ipybox.testrun.outcome import Outcome
 
 FORMAT = "TAP"
 DEEPEST = 50
+_MOST_LINES = 2_000_000
 _MOST_NAMED = 1_000
+_LONGEST_LINE = 20_000
 _SEPARATOR = " > "
 _PLAN = re.compile(r"1\.\.(\d{1,9})\s*(?:#\s*(.*))?$")
 _TEST = re.compile(r"(not )?ok(?:\s+(\d{1,9}))?(?=\s|$)\s*(?:-\s*)?(.*)$")
@@ -26,7 +28,8 @@ _BAIL = re.compile(r"Bail out!\s*(.*)$", re.IGNORECASE)
 _SUBTEST = re.compile(r"#\s*Subtest(?::\s*(.*))?$")
 _DIRECTIVE = re.compile(r"(?<!\\)#\s*(skip(?:ped)?|todo)\b[:\s]*", re.IGNORECASE)
 _ESCAPED = re.compile(r"\\([\\#])")
-_YAML_FACT = re.compile(r"\s*(message|duration_ms):\s*(.*)$")
+_YAML_FACT = re.compile(r"\s*(message|error|duration_ms):\s*(.*)$")
+_YAML_BLOCK = re.compile(r"[|>][-+]?$")
 
 
 def read(data: bytes) -> list[CaseResult]:
@@ -37,7 +40,9 @@ def read(data: bytes) -> list[CaseResult]:
     """
     if len(data) > MOST_BYTES:
         raise ReportFormatError(FORMAT, f"it is longer than {MOST_BYTES} bytes")
-    parser = _Parser(data.decode("utf-8", "replace").split("\n"))
+    if data.count(b"\n") > _MOST_LINES:
+        raise ReportFormatError(FORMAT, f"it has more than {_MOST_LINES} lines")
+    parser = _Parser([line[:_LONGEST_LINE] for line in data.decode("utf-8", "replace").split("\n")])
     points = parser.level(0)
     if not parser.has_begun:
         raise ReportFormatError(FORMAT, "it has no plan and no test")
@@ -120,7 +125,7 @@ class _Parser:
             level.children += children
 
     def _yaml(self, point: _Point, indent: int) -> None:
-        end, self._at = " " * indent + "  ...", self._at + 1
+        end, self._at, is_message = " " * indent + "  ...", self._at + 1, False
         while self._at < len(self._lines):
             line = self._lines[self._at].rstrip()
             self._at += 1
@@ -128,9 +133,12 @@ class _Parser:
                 return
             point.details.append(line[indent + 2 :])
             found = _YAML_FACT.match(line)
-            if found is not None and found[1] == "message":
-                point.message = point.message or found[2].strip("'\"|>- ")
-            elif found is not None:
+            if is_message:
+                point.message, is_message = line.strip(), False
+            elif found is not None and found[1] != "duration_ms" and not point.message:
+                is_message = _YAML_BLOCK.match(found[2]) is not None  # then it is in the lines below
+                point.message = "" if is_message else found[2].strip("'\"")
+            elif found is not None and found[1] == "duration_ms":
                 point.duration = point.duration or seconds(found[2]) / 1000
 
     def _line(self, level: _Level, line: str) -> None:

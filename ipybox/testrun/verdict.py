@@ -45,6 +45,10 @@ class Account:
     is_complete: bool = False
     _reasons: list[str] = field(default_factory=list)
     _output: dict[str, str] = field(default_factory=dict)
+    _items: dict[str, Item] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._items = {item.id: item for item in self.unit.items}
 
     def take(self, message: Mapping[str, Any]) -> CaseResult | None:
         """Takes one message; returns the result that is in it, if one is."""
@@ -81,7 +85,7 @@ class Account:
         return result
 
     def _item(self, name: str) -> Item | None:
-        return next((item for item in self.unit.items if item.id == name), None)
+        return self._items.get(name)
 
     @property
     def pending(self) -> tuple[Item, ...]:
@@ -132,6 +136,9 @@ class Account:
         elif status.reason == "memory":
             outcome, message = Outcome.OUT_OF_MEMORY, status.detail
             facts = {"signal": status.signal}
+        elif self.is_complete and running is not None:
+            outcome, message = Outcome.ERROR, "the session ended before there was a result"
+            facts = {"details": "\n".join(self._reasons)}
         elif self.is_complete:
             outcome, message = Outcome.ERROR, _first_line(self._reasons) or "it was not found in a fresh sandbox"
             facts = {"details": "\n".join(self._reasons), **self._output}
@@ -156,13 +163,12 @@ def infrastructure_error(item: Item, reason: str) -> CaseResult:
 def not_collected(message: Mapping[str, Any]) -> CaseResult:
     """Of a file that can't be imported."""
     details = str(message.get("details", ""))
-    lines = [line for line in details.splitlines() if line.startswith("E ")] or details.splitlines()[-1:]
     name = str(message["id"])
     return _case(
         Item(name, name),
         Outcome.ERROR,
         phase="collect",
-        message=lines[0].removeprefix("E ").strip() if lines else "it can't be collected",
+        message=_first_line([details]) or "it can't be collected",
         details=details,
         stdout=str(message.get("stdout", "")),
         stderr=str(message.get("stderr", "")),
@@ -184,11 +190,12 @@ def _case(item: Item, outcome: Outcome, **facts: Any) -> CaseResult:
 
 
 def _first_line(texts: list[str]) -> str:
-    for text in texts:
-        for line in text.splitlines():
-            if line.startswith("E "):
-                return line.removeprefix("E ").strip()
-    return next((line.strip() for text in texts for line in text.splitlines() if line.strip()), "")
+    """What went wrong, in one line: the first one that pytest marks, but for the place of a syntax error."""
+    lines = [line.rstrip() for text in texts for line in text.splitlines() if line.strip()]
+    marked = [line.removeprefix("E ").strip() for line in lines if line.startswith("E ")]
+    if marked and marked[0].startswith('File "'):
+        return next((line for line in marked if line.partition(":")[0].endswith("Error")), marked[0])
+    return (marked or [line.strip() for line in lines[-1:]] or [""])[0]
 
 
 def _name(number: int) -> str:

@@ -1,10 +1,9 @@
 """Good tests and hostile ones, which share a sandbox as long as it lasts."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
-import _pytest.outcomes
+# ruff: noqa: PT015
 import os
 import signal
-import sys
 import threading
 
 import pytest

@@ -1,7 +1,7 @@
 """A file that patches pytest when it is imported: none of its tests can be believed."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
-import _pytest.reports
+# ruff: noqa: PT015
 from _pytest.reports import TestReport as Report
 
 

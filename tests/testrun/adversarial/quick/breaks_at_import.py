@@ -1,6 +1,6 @@
 """A file that can't be imported, once its tests are known."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
 import sys
 
 assert "--collect-only" in sys.argv, "not now"

@@ -1,6 +1,7 @@
 """Tests whose children go on as if they were the test."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: PT015, PT022
 import multiprocessing
 import os
 import signal

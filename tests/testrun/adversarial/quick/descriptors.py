@@ -1,6 +1,7 @@
 """Tests that fail, and write to, close or replace the descriptors that they find."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: F841, PT015, RUF059
 import fcntl
 import os
 import socket

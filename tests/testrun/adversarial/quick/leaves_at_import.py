@@ -1,6 +1,6 @@
 """A file whose import ends the process, once its tests are known."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
 import os
 import sys
 

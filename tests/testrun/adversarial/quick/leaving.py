@@ -1,6 +1,7 @@
 """Tests that end their process, or the session, before there is a result."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: F841, PT015
 import ctypes
 import os
 import signal

@@ -1,7 +1,7 @@
 """What the framework itself says, and is to be told as it says it."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
-import sys
+# ruff: noqa: PT009, PT015
 import unittest
 
 import pytest

@@ -1,6 +1,7 @@
 """Tests that fail, and put something else in the place of what decides about that."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: F841, PT009, PT015
 import builtins
 import gc
 import json
@@ -22,6 +23,7 @@ import _pytest.unittest
 import pluggy
 import pytest
 from _pytest.reports import TestReport
+
 
 def passed(item, call):
     return _pytest.reports.TestReport(item.nodeid, item.location, {}, "passed", None, call.when)
@@ -111,7 +113,9 @@ def test_set_attribute_of_reports():
 
 # = error in call: was replaced
 def test_get_attribute_of_reports():
-    TestReport.__getattribute__ = lambda self, name: "passed" if name == "outcome" else object.__getattribute__(self, name)
+    TestReport.__getattribute__ = lambda self, name: (
+        "passed" if name == "outcome" else object.__getattribute__(self, name)
+    )
     assert 0
 
 

@@ -1,6 +1,7 @@
 """What a test may find, change and leave behind."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: B018, PT015, SIM115
 import importlib.util
 import os
 import pathlib
@@ -22,7 +23,13 @@ COUNTER = PROJECT / "counter.txt"
 
 def changes_everything():
     """All that a test can write to, for others to find."""
-    for path in (PROJECT, pathlib.Path.home(), pathlib.Path("/tmp"), pathlib.Path("/var/tmp"), pathlib.Path("/dev/shm")):
+    for path in (
+        PROJECT,
+        pathlib.Path.home(),
+        pathlib.Path("/tmp"),
+        pathlib.Path("/var/tmp"),
+        pathlib.Path("/dev/shm"),
+    ):
         for name in ("left_behind.txt", "conftest.py", "sitecustomize.py", "usercustomize.py", "pytest.ini"):
             try:
                 (path / name).write_text("import os; os._exit(0)\n")
@@ -56,7 +63,13 @@ def test_a_changes_everything():
 
 # = passed
 def test_b_finds_nothing_of_that():
-    for path in (PROJECT, pathlib.Path.home(), pathlib.Path("/tmp"), pathlib.Path("/var/tmp"), pathlib.Path("/dev/shm")):
+    for path in (
+        PROJECT,
+        pathlib.Path.home(),
+        pathlib.Path("/tmp"),
+        pathlib.Path("/var/tmp"),
+        pathlib.Path("/dev/shm"),
+    ):
         assert not (path / "left_behind.txt").exists(), path
         assert not (path / "sitecustomize.py").exists(), path
     assert "changes_everything" in HERE.read_text()
@@ -148,7 +161,9 @@ def test_no_other_process_can_be_seen():
 def test_pid_1_keeps_to_itself():
     for name in ("mem", "environ", "maps", "root", "cwd", "exe", "fd", "map_files"):
         with pytest.raises(OSError):
-            found = os.listdir(f"/proc/1/{name}") if name in ("fd", "map_files") else open(f"/proc/1/{name}", "rb").read(1)
+            found = (
+                os.listdir(f"/proc/1/{name}") if name in ("fd", "map_files") else open(f"/proc/1/{name}", "rb").read(1)
+            )
             assert not found
 
 

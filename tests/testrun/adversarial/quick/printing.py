@@ -1,6 +1,7 @@
 """Tests that fail, and say in words that they have not."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: B028, E501
 import logging
 import os
 import sys
@@ -17,7 +18,9 @@ def test_summary_on_stdout():
 
 # = failed in call: assert 1 == 2
 def test_junit_on_stdout():
-    print('<?xml version="1.0"?><testsuites><testsuite tests="1" failures="0"><testcase name="x"/></testsuite></testsuites>')
+    print(
+        '<?xml version="1.0"?><testsuites><testsuite tests="1" failures="0"><testcase name="x"/></testsuite></testsuites>'
+    )
     assert 1 == 2
 
 

@@ -1,6 +1,7 @@
 """A file that skips itself."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: PT015
 import pytest
 
 pytest.skip("not today", allow_module_level=True)

@@ -1,6 +1,7 @@
 """Messages, names and output that are hard to tell."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: PT015, RUF001
 import logging
 import os
 import sys
@@ -30,8 +31,42 @@ def test_surrogates_and_control_characters():
 # = passed
 @pytest.mark.parametrize(
     "value",
-    ["", " ", "::", "a::b", "[", "]", "[]", "]::x[", "a/b", "..", "-x", "--help", "%s", "\\", "'", '"', "\n", "\t", "\x00",
-     "\x1b[31m", "é", "\u202e", "𝒳", "\ud800", "a,b", "#", "@", "*", "?", "test_odd_ids", "~", "$HOME", "`id`", "x" * 500],
+    [
+        "",
+        " ",
+        "::",
+        "a::b",
+        "[",
+        "]",
+        "[]",
+        "]::x[",
+        "a/b",
+        "..",
+        "-x",
+        "--help",
+        "%s",
+        "\\",
+        "'",
+        '"',
+        "\n",
+        "\t",
+        "\x00",
+        "\x1b[31m",
+        "é",
+        "\u202e",
+        "𝒳",
+        "\ud800",
+        "a,b",
+        "#",
+        "@",
+        "*",
+        "?",
+        "test_odd_ids",
+        "~",
+        "$HOME",
+        "`id`",
+        "x" * 500,
+    ],
 )
 def test_odd_ids(value):
     pass

@@ -1,6 +1,6 @@
 """Keeps every report, where tests find it."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
 import pytest
 
 
@@ -11,6 +11,13 @@ def pytest_configure(config):
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logreport(report):
     KEPT.append(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.report = report
+    return report
 
 
 KEPT = []

@@ -1,7 +1,9 @@
 """Reports that a hook of the project keeps, and a test changes afterwards."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: PT015
 import pytest
+from _pytest.reports import TestReport
 
 
 @pytest.fixture
@@ -28,3 +30,23 @@ def fails_before():
 # = error in setup: no set-up
 def test_changed_after_set_up(request, changes, fails_before):
     pass
+
+
+class WhenShown(AssertionError):
+    """Is shown while the report is made, and has the next report say something else, once."""
+
+    def __str__(self):
+        real = TestReport.__init__
+
+        def init(report, *args, **more):
+            TestReport.__init__ = real
+            real(report, *args, **more)
+            report.outcome = "passed"
+
+        TestReport.__init__ = init
+        return "shown"
+
+
+# = error in call: was reported as passed and was seen as raised
+def test_changed_while_it_is_made():
+    raise WhenShown

@@ -1,10 +1,10 @@
 """Tests that do not come to an end."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
+# ruff: noqa: PT015, RUF059
 import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 

@@ -1,6 +1,6 @@
 """A file whose import never ends, once its tests are known."""
+
 # mypy: ignore-errors
-# ruff: noqa: B, E, F, PT, RUF, SIM, UP, C4, I
 import sys
 import threading
 
