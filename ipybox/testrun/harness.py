@@ -91,8 +91,7 @@ def prepare(text: str, path: Sequence[str], tell: Callable[[str], None]) -> None
         late_site.adopt(_settings.python)
     with nullcontext() if _settings.python is None else import_guard.guarded():
         harness = importlib.import_module(f"ipybox.testrun.{_settings.framework}_harness")
-        prepared = harness.prepare()
-        _framework = FrameworkHarness(*(prepared if isinstance(prepared, tuple) else (prepared, None)))
+        _framework = FrameworkHarness(*harness.prepare())
         if _settings.preload:
             sys.path.extend(entry for entry in path if entry not in sys.path)
             preload.load(_settings.preload, tell)

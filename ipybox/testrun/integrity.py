@@ -120,12 +120,13 @@ class _Notes:
     modules: list[tuple[str, ModuleType, frozenset[str]]] = field(default_factory=list)
 
 
-def watch(modules: Sequence[str], plugins: Iterable[str] = ()) -> Check:
+def watch(modules: Sequence[str], plugins: Iterable[str] = (), ordinary: Iterable[str] = ()) -> Check:
     """Notes what these modules are now; those that are not loaded are left out.
 
     Args:
         modules: Whose functions and classes must stay what they are.
         plugins: Packages that are installed, and whose functions may take their place.
+        ordinary: Names, as the result has them, of what any run changes.
 
     Returns a function that names what is not as it was, or None.
     """
@@ -134,6 +135,7 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = ()) -> Check:
         module = sys.modules.get(name)
         if isinstance(module, ModuleType):
             _note_module(name, module, notes)
+    _leave_out(frozenset(ordinary), notes)
     values, functions, attributes = notes.values, notes.functions, notes.attributes
     classes, noted_modules = notes.classes, notes.modules
     builtin = [(name, getattr(builtins, name)) for name in _BUILTINS]
@@ -238,6 +240,26 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = ()) -> Check:
         return found
 
     return check
+
+
+def _leave_out(names: frozenset[str], notes: _Notes) -> None:
+    """Takes out of the notes what has one of these names."""
+    if not names:
+        return
+    places = {name.rpartition(".")[0] for name in names}
+    notes.values = [each for each in notes.values if f"{each[0]}.{each[2]}" not in names]
+    notes.functions = [each for each in notes.functions if each[0] not in names]
+    notes.attributes = [each for each in notes.attributes if each[0] not in names and each[0] not in places]
+    notes.classes = [
+        (
+            where,
+            owner,
+            bases,
+            members | {name[len(where) + 1 :] for name in names if name.startswith(f"{where}.")},
+            framework,
+        )
+        for where, owner, bases, members, framework in notes.classes
+    ]
 
 
 def _note_module(where: str, module: ModuleType, notes: _Notes) -> None:

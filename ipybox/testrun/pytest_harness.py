@@ -20,6 +20,7 @@ from ipybox.testrun import integrity
 from ipybox.testrun.channel import Write
 from ipybox.testrun.code_archive import loaded_sources
 from ipybox.testrun.in_sandbox import OFTEN_NEEDED, load
+from ipybox.testrun.pytest_rehearsal import ordinary_changes
 from ipybox.testrun.pytest_reporter import common, line_of, plugin, reporter
 from ipybox.testrun.pytest_start import Start
 from ipybox.testrun.request import Request
@@ -35,8 +36,11 @@ def prepare() -> tuple[Run, Callable[[str, bytes], CodeType]]:
     """Imports pytest and its installed plugins; returns what runs in a fork, and how pytest compiles tests."""
     load((*(f"_pytest.{name}" for name in default_plugins), *OFTEN_NEEDED))
     start = Start()
-    check = integrity.watch(integrity.PYTEST, start.packages)
-    return _runner(check, start), _rewrite
+
+    def watch(ordinary: frozenset[str]) -> integrity.Check:
+        return integrity.watch(integrity.PYTEST, start.packages, ordinary)
+
+    return _runner(watch(ordinary_changes(watch, start.install)), start), _rewrite
 
 
 def _rewrite(name: str, source: bytes) -> CodeType:

@@ -57,12 +57,14 @@ async def test_coroutine():
 """
 
 
-def ordinary_changes(watch: Callable[[frozenset[str]], integrity.Check], start: Callable[[], object]) -> frozenset[str]:
+def ordinary_changes(
+    watch: Callable[[frozenset[str]], integrity.Check], start: Callable[[], Callable[[], None]]
+) -> frozenset[str]:
     """Names of what an ordinary run changes.
 
     Args:
         watch: Makes what names a change, but for names that it is given.
-        start: Called before pytest is started.
+        start: Called before pytest is started; what it returns is called when pytest is configured.
     """
     ignored: frozenset[str] = frozenset()
     for _ in range(_ROUNDS):
@@ -73,44 +75,57 @@ def ordinary_changes(watch: Callable[[frozenset[str]], integrity.Check], start: 
     return ignored
 
 
-def _changed(check: integrity.Check, start: Callable[[], object]) -> str | None:
+def _changed(check: integrity.Check, start: Callable[[], Callable[[], None]]) -> str | None:
     read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(read)
-            _run(check, start, write)
-        finally:
-            os._exit(0)
-    os.close(write)
-    with os.fdopen(read, "rb") as answer:
-        name = answer.read().decode()
-    os.waitpid(child, 0)
+    with tempfile.TemporaryDirectory() as directory:
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(read)
+                _run(check, start, write, directory)
+            finally:
+                os._exit(0)
+        os.close(write)
+        with os.fdopen(read, "rb") as answer:
+            name = answer.read().decode()
+        os.waitpid(child, 0)
     return name or None
 
 
-def _run(check: integrity.Check, start: Callable[[], object], answer: int) -> None:
+def _run(check: integrity.Check, start: Callable[[], Callable[[], None]], answer: int, directory: str) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nothing, fd)
-    with tempfile.TemporaryDirectory() as directory:
-        os.chdir(directory)
-        Path("test_rehearsal.py").write_text(_TESTS, encoding="utf-8")
-        start()
-        pytest.main([f"--rootdir={directory}", "-p", "no:cacheprovider", directory], plugins=[_Witness(check, answer)])
+    os.chdir(directory)
+    Path("test_rehearsal.py").write_text(_TESTS, encoding="utf-8")
+    basetemp = f"--basetemp={directory}/basetemp"
+    options = (f"--rootdir={directory}", "-p", "no:cacheprovider", basetemp)
+    pytest.main([*options, directory], plugins=[_Witness(check, answer, start())])
 
 
 class _Witness:
     """Tells the first change that is seen, at the moments at which changes are looked for later."""
 
-    def __init__(self, check: integrity.Check, answer: int) -> None:
-        self._check, self._answer = check, answer
+    def __init__(self, check: integrity.Check, answer: int, configured: Callable[[], None]) -> None:
+        self._check, self._answer, self._configured = check, answer, configured
 
     def _look(self) -> None:
         name = self._check()
         if name is not None:
             os.write(self._answer, name.encode())
             os._exit(0)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        """As in a sandbox."""
+        self._configured()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        """Leaves before summaries are made, as in a sandbox."""
+        yield
+        self._look()
+        os._exit(0)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self) -> None:

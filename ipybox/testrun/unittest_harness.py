@@ -22,6 +22,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable
+from types import CodeType
 
 from ipybox.testrun import integrity, unittest_finder, unittest_ledger
 from ipybox.testrun.channel import Write
@@ -36,8 +37,8 @@ globals()["__builtins__"] = dict(vars(builtins))  # see ipybox.testrun.channel
 _AT_ONCE = 300
 
 
-def prepare() -> Callable[[Request, Write, Callable[[], None]], None]:
-    """Imports what tests often need; returns what runs in a fork."""
+def prepare() -> tuple[Callable[[Request, Write, Callable[[], None]], None], Callable[[str, bytes], CodeType]]:
+    """Imports what tests often need; returns what runs in a fork, and how files are compiled, as by Python."""
     load(OFTEN_NEEDED)
     check = integrity.watch((*integrity.UNITTEST, unittest_ledger.__name__))
 
@@ -64,7 +65,11 @@ def prepare() -> Callable[[Request, Write, Callable[[], None]], None]:
         tell({"kind": "end", "code": 0})
         leave()
 
-    return run
+    return run, _compile
+
+
+def _compile(name: str, source: bytes) -> CodeType:
+    return compile(source, name, "exec", dont_inherit=True)
 
 
 def _collect(options: argparse.Namespace, root: str, tell: Write) -> None:
