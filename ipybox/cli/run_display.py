@@ -77,7 +77,7 @@ class Display:
             each = {"test": "each in a sandbox of its own", "class": "a sandbox for each class"}.get(
                 isolation, "a sandbox for each file"
             )
-            self._print(f"{number} tests in {root}, {each}, {workers} at a time")
+            self._print(f"{number} tests in {_safe(root)}, {each}, {workers} at a time")
 
     def started(self, name: str) -> None:
         """A test begins."""

@@ -33,7 +33,8 @@ from ipybox.testrun.project import project_root
 from ipybox.testrun.runner import TestRun
 from ipybox.testrun.settings import RunSettings
 from ipybox.testrun.trend import TrendPoint, trend_table
-from ipybox.testrun.webhook import notify
+from ipybox.testrun.visible_text import visible
+from ipybox.testrun.webhook import checked_url, notify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,12 @@ class TestOptions:
 
 def run_tests(settings: RunSettings, options: TestOptions) -> int:
     """Runs, shows, keeps and tells; returns the exit code."""
+    if options.webhook is not None:
+        try:
+            checked_url(options.webhook)
+        except ValueError as error:
+            sys.stderr.write(f"ipybox: --webhook: {error}\n")
+            return ExitCode.USAGE_ERROR
     console = Console(force_terminal=options.colour, no_color=options.colour is False, highlight=False, stderr=False)
     try:
         with ExitStack() as stack:
@@ -153,7 +160,10 @@ def _open_files(stack: ExitStack, root: str, options: TestOptions) -> tuple[Hist
 
 
 def _complain(console: Console, text: str) -> None:
-    Console(stderr=True, no_color=console.no_color).print(f"ipybox: {text}", markup=False, highlight=False)
+    shown = "\n".join(visible(text).splitlines())
+    Console(stderr=True, no_color=console.no_color).print(
+        f"ipybox: {shown}", markup=False, highlight=False, soft_wrap=True
+    )
 
 
 class _Session:
@@ -199,8 +209,13 @@ class _Session:
                 loop.remove_signal_handler(number)
         trend = self._keep(report, before)
         display.summary(report)
-        self._write(report, trend)
-        await self._notify(report)
+        try:
+            self._write(report, trend)
+        except OSError as error:
+            _complain(self._console, f"a report could not be written: {error}")
+            return ExitCode.INTERNAL_ERROR
+        finally:
+            await self._notify(report)
         return int(report.exit_code)
 
     async def _run_tests(
@@ -212,6 +227,10 @@ class _Session:
         run = TestRun(settings, on_result=display.finished, on_start=display.started, durations=durations)
         async with run:
             collected = await run.collect()
+            if settings.only is not None and collected.deselected and not (collected.items or collected.errors):
+                self._console.print("what failed when it was last run is not there any more: all are run")
+                settings = replace(settings, only=None)
+                collected = run.select(None)
             display.found(len(collected.items), run.root, settings.parallel, settings.isolation)
             self._run = run
             if before is not None and self._cache is not None:

@@ -64,7 +64,6 @@ _BUILTINS = (
     "float",
     "frozenset",
     "getattr",
-    "hasattr",
     "id",
     "int",
     "isinstance",

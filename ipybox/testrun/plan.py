@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,19 @@ class Unit:
     def ids(self) -> tuple[str, ...]:
         """Names of the tests."""
         return tuple(item.id for item in self.items)
+
+    def target_for_pytest(self, cwd: str) -> str:
+        """The same as one of its arguments: in those no path may have brackets, which it takes for parameters.
+
+        Then it is told to look at the directory around them; which of the tests there are meant it knows besides.
+        """
+        path = self.items[0].path
+        if "[" not in path:
+            return self.target
+        near = os.path.relpath(path, cwd)
+        if "[" not in near:
+            return near + self.target.removeprefix(path)
+        return os.path.dirname(near.partition("[")[0]) or "."
 
     def without(self, done: Iterable[str]) -> Unit | None:
         """What is left of it, if anything is."""

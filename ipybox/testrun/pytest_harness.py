@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import CodeType, ModuleType
 
 import pytest
@@ -85,6 +85,7 @@ def _collector(request: Request, tell: Write, configured: Callable[[], None]) ->
                 "root": str(config.rootpath),
                 "configuration": str(config.inipath or ""),
                 "deselected": deselected,
+                "continues": bool(config.option.continue_on_collection_errors),
             }
         )
         for start in range(0, len(session.items), _AT_ONCE):
@@ -100,8 +101,19 @@ def _collector(request: Request, tell: Write, configured: Callable[[], None]) ->
         plain, rewritten = sources_of(root)
         tell({"kind": "sources", "plain": plain, "rewritten": rewritten})
 
+    hooks = common(tell, configured)
+    finish = hooks.pop("pytest_sessionfinish")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+            yield  # pytest says afterwards what was wrong, and then it is over
+        else:
+            yield from finish(session)
+
     return plugin(
-        **common(tell, configured),
+        **hooks,
+        pytest_sessionfinish=pytest_sessionfinish,
         pytest_deselected=pytest_deselected,
         pytest_collection_finish=pytest_collection_finish,
     )

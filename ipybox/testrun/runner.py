@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from ipybox.errors import CollectionError, ProgramStartError
 from ipybox.testrun import verdict
 from ipybox.testrun.model import CaseResult, RunReport
-from ipybox.testrun.outcome import Outcome
+from ipybox.testrun.outcome import ExitCode, Outcome
 from ipybox.testrun.plan import Item, Unit, longest_first, units
 from ipybox.testrun.project import project_root
 from ipybox.testrun.request import Request
@@ -40,6 +40,7 @@ class Collected:
         root: The directory that ids are relative to.
         configuration: The framework's configuration file; empty if there is none.
         deselected: How many tests were not asked for.
+        continues: Whether tests are run although files could not be collected.
         plain: Files of the project that were loaded.
         rewritten: Files that were compiled in the framework's own way.
     """
@@ -50,6 +51,7 @@ class Collected:
     root: str = ""
     configuration: str = ""
     deselected: int = 0
+    continues: bool = False
     plain: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
 
@@ -85,11 +87,11 @@ class TestRun:
         durations: Mapping[str, float] | None = None,
     ) -> None:
         self.root = project_root(settings.paths, settings.cwd)
-        self._settings = settings
+        self._settings, self._cwd = settings, os.path.realpath(settings.cwd)
         self._on_result, self._on_start = on_result, on_start
         self._durations = durations or {}
         self._sandboxes = Sandboxes(settings, self.root)
-        self._collected = Collected()
+        self._collected = self._found = Collected()
         self._results: dict[str, CaseResult] = {}
         self._queue: list[Unit] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,11 +131,17 @@ class TestRun:
                 if attempt == settings.retries:
                     raise CollectionError(f"no sandbox could be had: {error}", is_infrastructure=True) from error
                 await asyncio.sleep(_RETRY_SECONDS)
-        if settings.only is not None:
-            wanted = set(settings.only)
-            kept = tuple(item for item in self._collected.items if item.id in wanted)
-            more = len(self._collected.items) - len(kept)
-            self._collected = replace(self._collected, items=kept, deselected=self._collected.deselected + more)
+        self._found = self._collected
+        return self.select(settings.only)
+
+    def select(self, only: Iterable[str] | None) -> Collected:
+        """Of what was found, keeps those tests and all of those files; None is everything."""
+        self._collected = self._found
+        if only is not None:
+            wanted = set(only)
+            kept = tuple(item for item in self._found.items if item.id in wanted or item.file in wanted)
+            more = len(self._found.items) - len(kept)
+            self._collected = replace(self._found, items=kept, deselected=self._found.deselected + more)
         return self._collected
 
     async def _collect(self, request: Request) -> Collected:
@@ -142,7 +150,7 @@ class TestRun:
         facts: dict[str, str] = {}
         plain: list[str] = []
         rewritten: list[str] = []
-        deselected, code = 0, None
+        deselected, code, continues = 0, None, False
         timeout = max(self._settings.timeout, _COLLECT_SECONDS)
         async with self._sandboxes.start(request) as sandbox:
             try:
@@ -155,6 +163,7 @@ class TestRun:
                             case "project":
                                 facts = {name: message[name] for name in ("framework", "root", "configuration")}
                                 deselected = int(message["deselected"])
+                                continues = bool(message.get("continues"))
                             case "sources":
                                 plain, rewritten = message["plain"], message["rewritten"]
                             case "not_collected":
@@ -174,12 +183,15 @@ class TestRun:
             if code is None:
                 infrastructure = from_outside
                 raise CollectionError(f"finding the tests: {status}", said, is_infrastructure=infrastructure)
-            if not facts and not files:
+            if code == ExitCode.INTERNAL_ERROR:
+                raise CollectionError("the framework failed when it looked for the tests", said)
+            if code == ExitCode.USAGE_ERROR or (not facts and not files):
                 raise CollectionError("the framework could not begin", said)
         return Collected(
             tuple(items),
             tuple(files),
             deselected=deselected,
+            continues=continues,
             plain=tuple(plain),
             rewritten=tuple(rewritten),
             **facts,
@@ -227,7 +239,7 @@ class TestRun:
             await self.collect()
         for result in self._collected.files:
             self._add(result)
-        if self._collected.errors:
+        if self._collected.errors and not self._collected.continues:
             self._interrupted = True
             self._stopped = f"{len(self._collected.errors)} files could not be collected"
         else:
@@ -338,7 +350,8 @@ class TestRun:
     async def _in_sandbox(self, unit: Unit, settle: Callable[[CaseResult], None]) -> Account:
         """Runs it in one sandbox, and settles each result as soon as it is known."""
         settings, account = self._settings, Account(unit)
-        arguments = (*self._running(), *settings.arguments, unit.target)
+        target = unit.target_for_pytest(self._cwd) if settings.framework == "pytest" else unit.target
+        arguments = (*self._running(), *settings.arguments, target)
         request = Request(mode="run", framework=settings.framework, key="", arguments=arguments, ids=unit.ids)
         try:
             async with self._sandboxes.start(request, self._archive) as sandbox:

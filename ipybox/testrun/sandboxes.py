@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import signal
+import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -157,8 +158,8 @@ class Sandboxes:
         theirs: list[int] = []
         try:
             theirs.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-            for _ in range(3):
-                read, write = os.pipe()
+            for make in (os.pipe, os.pipe, _one_way):
+                read, write = make()
                 os.set_blocking(read, False)
                 ours.append(read)
                 theirs.append(write)
@@ -293,6 +294,13 @@ class Sandbox:
         self._open.discard(fd)
         self._loop.remove_reader(fd)
         os.close(fd)
+
+
+def _one_way() -> tuple[int, int]:
+    """Like a pipe, but who has the end to write to can't open the other one by its name in ``/proc``, and read."""
+    ours, theirs = socket.socketpair()
+    ours.shutdown(socket.SHUT_WR)
+    return ours.detach(), theirs.detach()
 
 
 def _close(fds: Sequence[int]) -> None:

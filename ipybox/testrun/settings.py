@@ -42,7 +42,7 @@ class RunSettings:
         retries: How often a test is run again after an infrastructure error.
         rerun_failures: How often it is run again after any other failure; it is flaky if it then succeeds.
         most_failures: The run is stopped after that many failures; 0 is never.
-        only: Ids of the tests to be run; None is all.
+        only: Ids of the tests to be run, and of files all of whose tests are; None is all.
     """
 
     paths: tuple[str, ...] = ()

@@ -99,7 +99,7 @@ async def notify(
     Raises:
         ValueError: An argument that makes no sense. It does not show the URL.
     """
-    parts = _checked_url(url)
+    parts = checked_url(url)
     if arguments.position("attempts", attempts) < 1:
         raise ValueError(f"attempts must be 1 or more, got {attempts}")
     limit = aiohttp.ClientTimeout(total=arguments.seconds("timeout", timeout))
@@ -197,7 +197,8 @@ def _short(text: str) -> str:
     return visible_line(shortened(text, _MESSAGE))
 
 
-def _checked_url(url: str) -> SplitResult:
+def checked_url(url: str) -> SplitResult:
+    """The parts of an address; raises ``ValueError``, which does not show it, if it is none."""
     problem = ""
     try:
         parts = urlsplit(arguments.text("url", url))

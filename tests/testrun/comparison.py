@@ -1,8 +1,8 @@
 """Compares ``ipybox test`` with a plain pytest: ``python -m tests.testrun.comparison DIRECTORY [ARG...]``.
 
 Both run the same tests of a project, in the Python that runs this, which has to have what the project needs. What
-pytest's own JUnit file says of each test is held against what ipybox says. Options of ipybox are given as they are; what
-comes after ``--`` is for both. Exit code 1 when they differ.
+pytest's own JUnit file says of each test is held against what ipybox says. Options of ipybox are given as they are;
+what comes after ``--`` is for both. Exit code 1 when they differ.
 """
 
 from __future__ import annotations

@@ -41,16 +41,16 @@ LAYOUTS = [
         {
             "tox.ini": "[pytest]\npython_files = check_*.py\npython_functions = check_*\npython_classes = Check\n",
             "checks/__init__.py": "",
-            "checks/check_a.py": "def check_a(): pass\ndef test_b(): assert 0\nclass CheckC:\n    def check_d(self): 1/0\n",
+            "checks/check_a.py": "def check_a(): pass\ndef test_b(): 1/0\nclass CheckC:\n    def check_d(self): 1/0\n",
         },
     ),
     Layout(
         "pyproject.toml with a src directory",
         {
-            "pyproject.toml": "[tool.pytest.ini_options]\npythonpath = ['src']\ntestpaths = ['tests']\naddopts = '-ra'\n",
+            "pyproject.toml": "[tool.pytest.ini_options]\npythonpath = ['src']\ntestpaths = ['tests']\n",
             "src/thing/__init__.py": "answer = 42\n",
             "src/thing/test_not_meant.py": "def test_x(): assert 0\n",
-            "tests/test_thing.py": "import thing\ndef test_answer(): assert thing.answer == 42\ndef test_b(): assert 0\n",
+            "tests/test_thing.py": "import thing\ndef test_a(): assert thing.answer == 42\ndef test_b(): assert 0\n",
         },
     ),
     Layout(
@@ -70,7 +70,12 @@ LAYOUTS = [
     ),
     Layout(
         "names with brackets, spaces and quotes",
-        {"a [1]/test_a.py": ONE_EACH, "b's \"c\"/test_b.py": ONE_EACH, "é/test_[x].py": ONE_EACH, "$HOME/test_d.py": ONE_EACH},
+        {
+            "a [1]/test_a.py": ONE_EACH,
+            'b\'s "c"/test_b.py': ONE_EACH,
+            "é/test_[x].py": ONE_EACH,
+            "$HOME/test_d.py": ONE_EACH,
+        },
     ),
     Layout(
         "several paths, in another order, one of them twice",
@@ -151,7 +156,11 @@ LAYOUTS = [
         {"test_bad.py": "import there_is_no_such_module\n", "test_good.py": ONE_EACH},
     ),
     Layout("the same file name twice", {"a/test_same.py": ONE_EACH, "b/test_same.py": ONE_EACH}),
-    Layout("errors of collection do not matter", {"test_bad.py": "1/0\n", "test_good.py": ONE_EACH}, arguments=("--continue-on-collection-errors",)),
+    Layout(
+        "errors of collection do not matter",
+        {"test_bad.py": "1/0\n", "test_good.py": ONE_EACH},
+        arguments=("--continue-on-collection-errors",),
+    ),
     Layout("nothing", {"a.py": "x = 1\n"}),
     Layout("nothing is left", {"test_a.py": ONE_EACH}, arguments=("-k", "nonsense")),
 ]

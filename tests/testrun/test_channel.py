@@ -17,7 +17,7 @@ from ipybox.testrun.channel import LONGEST, Reader, Value, Write, writer
 KEY = b"k" * 32
 VALUES = (
     st.text(max_size=12)
-    | st.just("\udcff\x00\x1b\u2028\"\\")
+    | st.just('\udcff\x00\x1b\u2028"\\')
     | st.integers(-(2**70), 2**70)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.booleans()

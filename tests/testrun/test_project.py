@@ -113,7 +113,12 @@ def test_variables_are_the_same_everywhere() -> None:
 def test_variables_that_were_asked_for_come_before_all_others() -> None:
     settings = RunSettings(env={"TZ": "Asia/Tokyo", "MINE": "1"}, hash_seed=7, locale="de_DE.UTF-8", time_zone="EST")
     found = environment_for(settings)
-    assert (found["TZ"], found["MINE"], found["PYTHONHASHSEED"], found["LANG"]) == ("Asia/Tokyo", "1", "7", "de_DE.UTF-8")
+    assert (found["TZ"], found["MINE"], found["PYTHONHASHSEED"], found["LANG"]) == (
+        "Asia/Tokyo",
+        "1",
+        "7",
+        "de_DE.UTF-8",
+    )
 
 
 def test_the_python_that_runs_the_tests_is_the_first_in_their_path() -> None:

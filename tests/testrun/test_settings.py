@@ -61,6 +61,8 @@ def test_variables_for_tests_may_be_secrets_so_they_are_not_shown() -> None:
     assert "hunter2" not in repr(RunSettings(env={"TOKEN": "hunter2"}))
 
 
-def test_the_working_directory_is_that_of_the_moment(monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]) -> None:
+def test_the_working_directory_is_that_of_the_moment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: os.PathLike[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert RunSettings().cwd == os.getcwd()

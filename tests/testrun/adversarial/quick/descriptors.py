@@ -1,7 +1,7 @@
 """Tests that fail, and write to, close or replace the descriptors that they find."""
 
 # mypy: ignore-errors
-# ruff: noqa: F841, PT015, RUF059
+# ruff: noqa: F841, PT015, RUF059, SIM115
 import fcntl
 import os
 import socket
@@ -120,8 +120,16 @@ def test_the_line_is_a_pipe_that_is_read_and_replayed():
     assert 0
 
 
+class Waits:
+    """Keeps the session from its end, while a child has its time."""
+
+    def pytest_sessionfinish(self):
+        threading.Event().wait(30)
+
+
 # = error in call: it wrote to the line
-def test_replays_what_another_pipe_got():
+def test_replays_what_another_pipe_got(request):
+    request.config.pluginmanager.register(Waits())
     line = os.dup(REPORT)
     read, write = os.pipe()
     os.dup2(write, REPORT)
@@ -169,11 +177,9 @@ def test_the_line_does_not_block():
     assert 0
 
 
-# = error in call: it wrote to the line
+# = failed in call: No such device or address
 def test_by_its_name_in_proc():
-    with open(f"/proc/self/fd/{REPORT}", "wb", buffering=0) as file:
-        file.write(frame(TAMPERED))
-    assert 0
+    open(f"/proc/self/fd/{REPORT}", "wb", buffering=0)
 
 
 # = failed in call: assert 0

@@ -852,6 +852,41 @@ def test_result_of_another(request):
 
 
 # = failed in call: assert 0
+def test_clears_every_plugin_that_is_not_a_file(request):
+    for plugin in request.config.pluginmanager.get_plugins():
+        if isinstance(plugin, types.ModuleType) and not hasattr(plugin, "__file__"):
+            vars(plugin).clear()
+    assert 0
+
+
+# = error in call: was replaced
+def test_unregisters_every_plugin_that_is_not_a_file(request):
+    for plugin in list(request.config.pluginmanager.get_plugins()):
+        if isinstance(plugin, types.ModuleType) and not hasattr(plugin, "__file__"):
+            request.config.pluginmanager.unregister(plugin)
+    assert 0
+
+
+# = failed in call: assert 0
+def test_little_room_for_calls():
+    sys.setrecursionlimit(60)
+    assert 0
+
+
+# = failed in call
+def test_report_with_texts_that_are_equal_to_all(request):
+    class Equal(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            return True
+
+    report = TestReport(request.node.nodeid, request.node.location, {}, Equal("failed"), None, Equal("call"))
+    request.config.hook.pytest_runtest_logreport(report=report)
+    assert 0
+
+
+# = failed in call: assert 0
 def test_user_properties(record_property, record_testsuite_property):
     record_property("outcome", "passed")
     record_testsuite_property("failures", 0)
