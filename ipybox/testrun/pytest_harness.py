@@ -86,6 +86,7 @@ def _collector(request: Request, tell: Write, configured: Callable[[], None]) ->
                 "configuration": str(config.inipath or ""),
                 "deselected": deselected,
                 "continues": bool(config.option.continue_on_collection_errors),
+                "most_failures": int(config.option.maxfail or 0),
             }
         )
         for start in range(0, len(session.items), _AT_ONCE):

@@ -41,6 +41,7 @@ class Collected:
         configuration: The framework's configuration file; empty if there is none.
         deselected: How many tests were not asked for.
         continues: Whether tests are run although files could not be collected.
+        most_failures: After how many failures the project wants a run to be stopped; 0 is never.
         plain: Files of the project that were loaded.
         rewritten: Files that were compiled in the framework's own way.
     """
@@ -52,6 +53,7 @@ class Collected:
     configuration: str = ""
     deselected: int = 0
     continues: bool = False
+    most_failures: int = 0
     plain: tuple[str, ...] = ()
     rewritten: tuple[str, ...] = ()
 
@@ -150,7 +152,7 @@ class TestRun:
         facts: dict[str, str] = {}
         plain: list[str] = []
         rewritten: list[str] = []
-        deselected, code, continues = 0, None, False
+        deselected, most_failures, code, continues = 0, 0, None, False
         timeout = max(self._settings.timeout, _COLLECT_SECONDS)
         async with self._sandboxes.start(request) as sandbox:
             try:
@@ -164,6 +166,7 @@ class TestRun:
                                 facts = {name: message[name] for name in ("framework", "root", "configuration")}
                                 deselected = int(message["deselected"])
                                 continues = bool(message.get("continues"))
+                                most_failures = max(int(message.get("most_failures", 0)), 0)
                             case "sources":
                                 plain, rewritten = message["plain"], message["rewritten"]
                             case "not_collected":
@@ -192,6 +195,7 @@ class TestRun:
             tuple(files),
             deselected=deselected,
             continues=continues,
+            most_failures=most_failures,
             plain=tuple(plain),
             rewritten=tuple(rewritten),
             **facts,
@@ -413,7 +417,8 @@ class TestRun:
         self._on_result(result)
         if not result.outcome.is_success:
             self._failures += 1
-            if self._failures == self._settings.most_failures and not self._stopped:
+            most = self._settings.most_failures or self._collected.most_failures
+            if self._failures == most and not self._stopped:
                 self._stopped = f"stopped after {self._failures} failures"
                 self._end_all()
 

@@ -104,3 +104,23 @@ def test_what_nothing_is_known_about_counts_as_usual() -> None:
 def test_without_durations_the_order_is_that_of_the_collection(names: list[str]) -> None:
     found = units(_items(*names), "test")
     assert longest_first(found, {}) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/p/a b/a.py", "/p/a b/a.py::x[1]"),
+        ("/p/a [1]/a.py", "."),
+        ("/p/deep/a [1]/b/a.py", "deep"),
+        ("/p/deep/a[1].py", "deep"),
+        ("/p/cwd[1]/a.py", "."),
+    ],
+)
+def test_a_path_with_brackets_is_no_argument_of_pytest(path: str, target: str) -> None:
+    (unit,) = units([Item("a.py::x[1]", path)], "test")
+    assert unit.target_for_pytest("/p") == target
+
+
+def test_brackets_above_the_working_directory_do_not_matter() -> None:
+    (unit,) = units([Item("a.py::x[1]", "/p[1]/a.py")], "test")
+    assert unit.target_for_pytest("/p[1]") == "a.py::x[1]"

@@ -22,7 +22,7 @@ from ipybox.testrun.settings import RunSettings
 from tests.kernels.helpers import HANG, eventually, is_alive
 from tests.testrun.comparison import differences, key_of, run_pytest
 from tests.testrun.layouts import LAYOUTS, Layout
-from tests.testrun.small_projects import only, outcomes, run, write
+from tests.testrun.small_projects import INI, only, outcomes, run, write
 from tests.testrun.zoo import ZOO
 
 pytestmark = pytest.mark.sandbox
@@ -215,6 +215,18 @@ def test_a_run_ends_after_so_many_failures(tmp_path: Path, isolation: Isolation,
     assert len(report.results) == 2 * most - 1
     assert report.stopped == f"stopped after {most} failures"
     assert report.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("addopts", "arguments"), [("-x", ()), ("", ("--maxfail=1",))], ids=["configuration", "arguments"]
+)
+def test_a_run_ends_after_so_many_failures_also_if_only_pytest_is_told(
+    tmp_path: Path, addopts: str, arguments: tuple[str, ...]
+) -> None:
+    root = write(tmp_path, {"pytest.ini": f"{INI}addopts = {addopts}\n", "test_m.py": FAILING})
+    report = run(root, arguments=arguments, workers=1)
+    assert (outcomes(report), report.exit_code) == ({"test_m.py::test_0": "failed"}, 1)
+    assert report.stopped == "stopped after 1 failures"
 
 
 def test_the_longest_are_begun_first(tmp_path: Path) -> None:

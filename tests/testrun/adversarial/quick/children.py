@@ -105,6 +105,7 @@ def test_fork_bomb():
 
 
 # = failed in call: RuntimeError: can't start new thread
+# or error in call: it ended the session with MemoryError
 def test_thread_bomb():
     while True:
         threading.Thread(target=threading.Event().wait, daemon=True).start()

@@ -243,6 +243,7 @@ def test_recursion():
 
 
 # = crashed in call: its process was ended by SIG
+# or failed in call: RecursionError
 def test_recursion_in_c():
     sys.setrecursionlimit(10**9)
 

@@ -579,6 +579,7 @@ def test_functions_of_os():
 
 
 # = failed in call: assert 0
+# or error in call: it ended the session
 def test_modules_of_the_standard_library():
     for name in ("_json", "_blake2", "hashlib", "json", "os", "ipybox.testrun.channel"):
         sys.modules[name] = types.SimpleNamespace()
@@ -698,6 +699,7 @@ def between(request):
 
 
 # = error in call: it ended the session
+# or failed in call: assert 0
 def test_runs_phases_in_a_finalizer(between):
     assert 0
 
@@ -714,6 +716,7 @@ class WhenShown(AssertionError):
 
 
 # = error in call: was reported as passed and was seen as raised
+# or error in call: was replaced
 def test_runs_all_again_between_phases(request):
     def attack():
         request.node.obj = lambda **more: None
