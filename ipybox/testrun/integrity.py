@@ -11,7 +11,7 @@ import builtins
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter, eq, is_
+from operator import attrgetter, call, eq, is_
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
@@ -198,7 +198,7 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = (), ordinary: Iterabl
         return None
 
     # Nearly always nothing has changed: that is found out by what is written in C, with a few calls.
-    every, same, equal, each, names_in, code, defaults, more = all, is_, eq, map, list, *_PARTS
+    every, same, equal, each, ask, names_in, code, defaults, more = all, is_, eq, map, call, list, *_PARTS
     owners = [owner for _, owner, *_ in classes]
     all_bases = [bases for _, _, bases, *_ in classes]
     scopes = [module.__dict__ for _, module, _ in noted_modules] + [now_there for _, now_there, _ in attributes]
@@ -208,19 +208,23 @@ def watch(modules: Sequence[str], plugins: Iterable[str] = (), ordinary: Iterabl
     places += [(now_there, before_there) for _, now_there, before_there in attributes]
     for space in {id(space): space for _, space, *_ in values}.values():
         places.append((space, {name: value for _, there, name, value in values if there is space}))
-    lookups = [(place.get, list(there), list(there.values())) for place, there in places]
+    # One list of each, so that all of it is one loop in C.
+    gets = [place.get for place, there in places for _ in there]
+    keys = [key for _, there in places for key in there]
+    known_values = [value for _, there in places for value in there.values()]
     passed: list[list[list[str]]] = [[], []]
     moving: list[tuple[Callable[[str], object], str, object]] = []  # what installed plugins replace now and then
 
     def excuse() -> None:
-        for get, keys, there in lookups:
-            for number in [number for number, key in enumerate(keys) if get(key) is not there[number]][::-1]:
-                moving.append((get, keys.pop(number), there.pop(number)))
+        for number in [number for number, get in enumerate(gets) if get(keys[number]) is not known_values[number]][
+            ::-1
+        ]:
+            moving.append((gets.pop(number), keys.pop(number), known_values.pop(number)))
 
     def check() -> str | None:
         names = [list(each(names_in, each(members_of, owners))), list(each(names_in, scopes))]
         if (
-            every(every(each(same, each(get, keys), there)) for get, keys, there in lookups)
+            every(each(same, each(ask, gets, keys), known_values))
             and every(each(same, each(code, all_functions), parts[0]))
             and every(each(same, each(defaults, all_functions), parts[1]))
             and every(each(same, each(more, all_functions), parts[2]))

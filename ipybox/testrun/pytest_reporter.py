@@ -222,7 +222,8 @@ def reporter(
         if test is not None or _getpid() != pid:
             return (yield)  # a test calls the hook for itself
         before = found.get(id(item))
-        if hooks and (before is None or not before.is_as_it_was() or check() or not _are_same(hooks, _hooks(item))):
+        # What the one before had changed was seen in its end.
+        if hooks and (before is None or not before.is_as_it_was() or not _are_same(hooks, _hooks(item))):
             leave()
         if not hooks:
             begun()
@@ -291,7 +292,8 @@ def reporter(
         if call.excinfo is not None and call.excinfo.errisinstance(MemoryError):
             now.no_memory = now.no_memory or is_near(limit)
         report = yield
-        look(now)
+        if call.excinfo is not None or now.may_be_made_otherwise:  # else nothing of the project has run since the phase
+            look(now)
         now.made.append(report)
         return report
 
