@@ -24,6 +24,7 @@ from ipybox.sandbox.wall import SeparateWalls
 from ipybox.session import AsyncSandbox, settings
 from ipybox.session.settings import SandboxSettings
 from tests.kernels.helpers import HANG, eventually
+from tests.processes import below
 
 pytestmark = [pytest.mark.asyncio]
 sandboxed = pytest.mark.sandbox
@@ -35,10 +36,6 @@ def descriptors() -> set[str]:
 
 def _is_open(fd: str) -> bool:
     return os.path.lexists(f"/proc/self/fd/{fd}")
-
-
-def below() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
 
 
 # ---- creation ---------------------------------------------------------------------------------------------------
@@ -121,7 +118,9 @@ async def test_there_is_no_network_unless_it_is_asked_for(sandbox: AsyncSandbox)
 
 
 @sandboxed
-async def test_it_is_the_same_where_each_needs_a_bubblewrap_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_is_the_same_where_each_needs_a_bubblewrap_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, others: set[psutil.Process]
+) -> None:
     monkeypatch.setattr(supervisor, "NestedWall", SeparateWalls)
     async with AsyncSandbox.create(disk=2_000_000) as one, AsyncSandbox.create(disk=2_000_000) as other:
         assert (await one.run_code("import os; os.getcwd(), __name__")).result == "('/workspace', '__main__')"
@@ -133,7 +132,7 @@ async def test_it_is_the_same_where_each_needs_a_bubblewrap_of_its_own(monkeypat
         with pytest.raises(SandboxEndedError, match="its agent ended"):
             await one.run_code("import os; os.kill(os.getppid(), 9)")
         assert (await other.run_code("1 + 1")).result == "2"
-    assert await eventually(lambda: below() == [], HANG)
+    assert await eventually(lambda: not below() - others, HANG)
 
 
 # ---- the end ----------------------------------------------------------------------------------------------------
@@ -166,7 +165,7 @@ async def test_a_kill_ends_the_calls_that_wait() -> None:
 
 
 @sandboxed
-async def test_a_sandbox_whose_time_is_over_is_ended_and_says_so() -> None:
+async def test_a_sandbox_whose_time_is_over_is_ended_and_says_so(others: set[psutil.Process]) -> None:
     async with AsyncSandbox.create(timeout_seconds=0.5) as sandbox:
         with pytest.raises(SandboxExpiredError) as caught:
             await sandbox.run_code("import time; time.sleep(1000)")
@@ -175,11 +174,11 @@ async def test_a_sandbox_whose_time_is_over_is_ended_and_says_so() -> None:
             with pytest.raises(SandboxExpiredError):
                 await call
         assert not sandbox.is_running
-        assert await eventually(lambda: below() == [], HANG)
+        assert await eventually(lambda: not below() - others, HANG)
 
 
 @sandboxed
-async def test_twenty_sandboxes_leave_no_process_no_descriptor_and_no_file() -> None:
+async def test_twenty_sandboxes_leave_no_process_no_descriptor_and_no_file(others: set[psutil.Process]) -> None:
     async with AsyncSandbox.create() as sandbox:  # what is made once
         await sandbox.run_code("1")
     gc.collect()
@@ -194,13 +193,13 @@ async def test_twenty_sandboxes_leave_no_process_no_descriptor_and_no_file() -> 
 
     for group in range(4):
         await asyncio.gather(*(one(group * 5 + number) for number in range(5)))
-    assert await eventually(lambda: below() == [], HANG)
+    assert await eventually(lambda: not below() - others, HANG)
     assert descriptors() == before
     assert not [path for path in set(Path("/tmp").iterdir()) - files if "left-" in path.name]
 
 
 @sandboxed
-async def test_whoever_is_cancelled_while_creating_leaves_nothing() -> None:
+async def test_whoever_is_cancelled_while_creating_leaves_nothing(others: set[psutil.Process]) -> None:
     for steps in range(0, 40, 3):
         creating = asyncio.ensure_future(AsyncSandbox.create().__aenter__())
         for _ in range(steps):
@@ -208,7 +207,7 @@ async def test_whoever_is_cancelled_while_creating_leaves_nothing() -> None:
         creating.cancel()
         with pytest.raises(asyncio.CancelledError):
             await creating
-    assert await eventually(lambda: below() == [], HANG)
+    assert await eventually(lambda: not below() - others, HANG)
 
 
 def run_and_forget(code: str) -> None:
@@ -222,10 +221,10 @@ def run_and_forget(code: str) -> None:
 
 @sandboxed
 @pytest.mark.parametrize("code", ["", "1"], ids=["unused", "used"])
-async def test_a_forgotten_sandbox_ends_with_its_event_loop(code: str) -> None:
+async def test_a_forgotten_sandbox_ends_with_its_event_loop(code: str, others: set[psutil.Process]) -> None:
     before = descriptors()
     await asyncio.to_thread(run_and_forget, code)
-    assert await eventually(lambda: below() == [], HANG)
+    assert await eventually(lambda: not below() - others, HANG)
     gc.collect()
     assert len(descriptors()) <= len(before) + 1
 
@@ -300,7 +299,7 @@ for fd in range(3, 64):
 
 
 @sandboxed
-async def test_a_fork_bomb_stays_within_its_limit_and_its_time() -> None:
+async def test_a_fork_bomb_stays_within_its_limit_and_its_time(others: set[psutil.Process]) -> None:
     async with AsyncSandbox.create(processes=64) as sandbox:
         bomb = "import os, time\nwhile True:\n    try: os.fork()\n    except OSError: time.sleep(0.1)"
         done = await sandbox.run_code(bomb, timeout=1)
@@ -310,7 +309,7 @@ async def test_a_fork_bomb_stays_within_its_limit_and_its_time() -> None:
         assert (await sandbox.commands.run("echo room again")).success
         await sandbox.commands.run("b() { b | b & }; b", timeout=1)
         assert await sandbox.files.list() == []
-    assert await eventually(lambda: below() == [], HANG)
+    assert await eventually(lambda: not below() - others, HANG)
 
 
 @sandboxed

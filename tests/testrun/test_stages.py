@@ -10,6 +10,7 @@ import pytest
 
 from ipybox.session.blocking import close_background
 from ipybox.testrun.stages import IsolatedTestRunner
+from tests.processes import below
 
 pytestmark = pytest.mark.sandbox
 
@@ -128,7 +129,7 @@ def test_a_sandbox_that_ends_meanwhile_is_a_failure_of_that_stage() -> None:
     assert "ended" in found["teardown_error"]
 
 
-def test_nothing_is_left_of_any_of_them() -> None:
+def test_nothing_is_left_of_any_of_them(others: set[psutil.Process]) -> None:
     run(test_code="import os; os.system('sleep 1000 &')", teardown="1 / 0")
     close_background()
-    assert psutil.Process().children(recursive=True) == []
+    assert not below() - others
