@@ -653,7 +653,7 @@ POLICIES = st.builds(
 
 
 FAST = settings(max_examples=1200, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-LONG = settings(FAST, max_examples=12_000)
+LONG = settings(FAST, max_examples=6_000)
 
 
 @FAST
