@@ -11,7 +11,6 @@ import itertools
 import os
 import secrets
 import signal
-import socket
 import stat
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -297,10 +296,13 @@ class Sandbox:
 
 
 def _one_way() -> tuple[int, int]:
-    """Like a pipe, but who has the end to write to can't open the other one by its name in ``/proc``, and read."""
-    ours, theirs = socket.socketpair()
-    ours.shutdown(socket.SHUT_WR)
-    return ours.detach(), theirs.detach()
+    """A pipe that whoever has the end to write to can't just open once more by its name in ``/proc``, and read.
+
+    No socket: one that is made here would show what this machine's network is.
+    """
+    ours, theirs = os.pipe()
+    os.fchmod(theirs, 0o200)
+    return ours, theirs
 
 
 def _close(fds: Sequence[int]) -> None:

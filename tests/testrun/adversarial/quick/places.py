@@ -185,7 +185,7 @@ def test_the_request_is_gone():
         except OSError:
             pass
     assert not [name for name in found.values() if "memfd" in name], found
-    assert [number for number, name in found.items() if "socket" in name] == ["1000"], found
+    assert not [name for name in found.values() if "socket" in name], found  # it would show the host's network
 
 
 # = passed
