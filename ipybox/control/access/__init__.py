@@ -1,0 +1,1 @@
+"""Who asks, how often, and what is noted about it. Floor: control."""

@@ -1,0 +1,1 @@
+"""Routes, and the bodies of requests and answers. Floor: control."""

@@ -1,0 +1,1 @@
+"""A typed client, async and sync. Floor: control."""

@@ -1,0 +1,1 @@
+"""State in SQLite or PostgreSQL. Floor: control."""

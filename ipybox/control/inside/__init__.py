@@ -1,0 +1,1 @@
+"""What runs in a session's sandbox. Floor: control."""

@@ -1,0 +1,1 @@
+"""Workspaces on disk, and their copies in an object store. Floor: control."""
