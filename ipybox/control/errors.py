@@ -20,7 +20,8 @@
         ├── InstallError            packages could not be installed
         ├── ServerSettingsError     settings that make no sense together
         ├── StateInUseError         another server works with the same state directory
-        └── ServerError             what a client was answered
+        ├── ServerError             what a client was answered
+        └── SessionEndedError       a client's session does not run
 """
 
 from __future__ import annotations
@@ -254,3 +255,18 @@ class ServerError(ControlError):
         self.problem = dict(problem or {})
         self.retry_after, self.request_id = retry_after, request_id
         super().__init__(f"{status} {title}: {detail}" if status else f"{title}: {detail}")
+
+
+class SessionEndedError(ControlError):
+    """A session that a client wanted to work in does not run, or did not come up.
+
+    Attributes:
+        session_id: Its id.
+        status: What it is instead.
+        reason: Why, as a word; None if the server does not say.
+    """
+
+    def __init__(self, session_id: str, status: str, reason: str | None = None, detail: str | None = None) -> None:
+        self.session_id, self.status, self.reason, self.detail = session_id, status, reason, detail
+        why = ": ".join(part for part in (reason, detail) if part)
+        super().__init__(f"the session {session_id} is {status}" + (f" ({why})" if why else ""))

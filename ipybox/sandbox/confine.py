@@ -8,6 +8,7 @@ then, so nothing ever runs with a step missing. Standard library only, and no th
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import resource
@@ -44,6 +45,8 @@ _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _SYS_OPEN_TREE = 428  # the same on every architecture, as all numbers from 424 on
 _SYS_MOVE_MOUNT = 429
+_SYS_MOUNT_SETATTR = 442
+_MOUNT_ATTR_RDONLY = 1
 _OPEN_TREE_CLONE = 1
 _AT_RECURSIVE = 0x8000
 _AT_FDCWD = -100
@@ -238,6 +241,50 @@ def _unescape(text: str) -> str:
     for escaped, plain in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(escaped, plain)
     return text
+
+
+def rearrange(binds: Iterable[tuple[str, str, bool]], hidden: Iterable[str]) -> None:
+    """Shows directories at other places, and then hides some.
+
+    Args:
+        binds: A directory, where it is to be seen as well, and whether it can be written there.
+        hidden: Directories that nothing is seen of any more, but what was bound from there.
+    """
+    trees = []
+    for source, target, writable in binds:
+        fd = reference(source)
+        try:
+            flags = _OPEN_TREE_CLONE | _AT_EMPTY_PATH | _AT_RECURSIVE | os.O_CLOEXEC
+            tree = _call(f"open_tree {source}", _libc.syscall(_SYS_OPEN_TREE, fd, b"", flags))
+        finally:
+            os.close(fd)
+        if not writable:
+            attributes = struct.pack("=QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+            flags = _AT_EMPTY_PATH | _AT_RECURSIVE
+            result = _libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", flags, attributes, len(attributes))
+            _call(f"mount_setattr {source}", result)
+        trees.append((tree, target))
+    for path in hidden:
+        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_RDONLY, "size=4k,mode=0")
+    for tree, target in trees:
+        attach(tree, target)
+        os.close(tree)
+
+
+def reference(path: str) -> int:
+    """Opens a path for reference only; raises ``OSError`` if any part of it is a link."""
+    found = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in filter(None, path.split("/")):
+            inner = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found)
+            os.close(found)
+            found = inner
+        if os.fstat(found).st_mode & 0o170000 == 0o120000:
+            raise OSError(errno.ELOOP, f"{path} is a symbolic link")
+    except BaseException:
+        os.close(found)
+        raise
+    return found
 
 
 def clone(path: str) -> int:

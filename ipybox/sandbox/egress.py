@@ -21,7 +21,7 @@ from ipybox.sandbox.addresses import IPAddress
 from ipybox.sandbox.dialing import Connector, Dialler, OwnInterfaces, Resolver, SystemResolver, connect
 from ipybox.sandbox.egress_conversation import Conversation, answer
 from ipybox.sandbox.egress_gate import LEARNED, EgressEvent, EgressLimits, Gate, OnEvent
-from ipybox.sandbox.hosts import HostRules, parse_pins
+from ipybox.sandbox.hosts import HostRules, NarrowedRules, parse_pins
 from ipybox.sandbox.parent_proxy import ParentProxies
 from ipybox.sandbox.policy import NetworkPolicy
 from ipybox.sandbox.streams import Stream
@@ -67,7 +67,11 @@ class EgressProxy:
         parents = ParentProxies(policy.parent_proxy, os.environ if environment is None else environment)
         own = OwnInterfaces() if own_addresses is None else own_addresses
         pins = parse_pins(policy.hosts)
-        self._dialler = Dialler(self._rules, pins, parents, own, connector, self._limits.dial)
+
+        def dialler(rules: HostRules) -> Dialler:
+            return Dialler(rules, pins, parents, own, connector, self._limits.dial)
+
+        self._dialler = dialler
         self._resolver, self._learn, self._on_event = resolver, learn, on_event
         self._kernels: dict[str, _Kernel] = {}
         self._closed = False
@@ -80,12 +84,13 @@ class EgressProxy:
     ) -> None:
         await self.close()
 
-    async def listen(self, listener: socket.socket, tag: str) -> None:
+    async def listen(self, listener: socket.socket, tag: str, own: HostRules | None = None) -> None:
         """Serve a listening TCP socket, which the proxy owns from now on.
 
         Args:
             listener: Made by somebody else, such as inside a kernel's network namespace.
-            tag: Names the kernel. Several listeners may have the same tag, and share its limits.
+            tag: Names the kernel. Several listeners may have the same tag, and share its limits and its rules.
+            own: What this kernel may reach of what the policy allows; None is all of it.
 
         Raises:
             RuntimeError: The proxy is closed. The listener is closed too, so that nobody waits in its queue.
@@ -95,7 +100,8 @@ class EgressProxy:
             raise RuntimeError("the egress proxy is closed")
         if tag not in self._kernels:
             resolver = SystemResolver() if self._resolver is None else self._resolver
-            gate = Gate(tag, self._rules, self._dialler, resolver, self._learn, self._on_event)
+            rules = self._rules if own is None else NarrowedRules(self._rules, own)
+            gate = Gate(tag, rules, self._dialler(rules), resolver, self._learn, self._on_event)
             self._kernels[tag] = _Kernel(gate, resolver, self._limits)
         self._kernels[tag].listen(listener)
 

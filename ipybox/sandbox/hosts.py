@@ -144,6 +144,12 @@ class _Rule:
     def denies(self, port: int) -> bool:
         return self.port is None or port == self.port
 
+    def includes(self, other: _Rule) -> bool:
+        """Whether every name of the other rule is one of this rule's, ports aside."""
+        if other.subdomains:
+            return self.subdomains and (other.host == self.host or self.names(other.host))
+        return self.names(other.host)
+
 
 class HostRules:
     """Which hosts may be reached, on which ports. Denied ones go first.
@@ -184,6 +190,16 @@ class HostRules:
             return Decision(False, None, f"port {port} is not allowed for {host} (rules: {rules})")
         return Decision(False, None, "not in allowedDomains")
 
+    def beyond(self, narrower: HostRules) -> list[str]:
+        """The allow rules of others that reach further than these do. What is denied here is not looked at."""
+        found = []
+        for rule in narrower._allowed:
+            ports = DEFAULT_PORTS if rule.port is None else (rule.port,)
+            wider = [each for each in self._allowed if each.includes(rule)]
+            if not all(any(each.allows(port) for each in wider) for port in ports):
+                found.append(rule.text)
+        return found
+
     def lists(self, address: IPAddress, port: int) -> bool:
         """Whether an allow rule names this very address with this port."""
         host = _host_of(address)
@@ -193,6 +209,32 @@ class HostRules:
         """Whether a deny rule names this very address with this port."""
         host = _host_of(address)
         return any(rule.names(host) and rule.denies(port) for rule in self._denied)
+
+
+class NarrowedRules(HostRules):
+    """What is allowed by two sets of rules, and denied by neither."""
+
+    def __init__(self, first: HostRules, second: HostRules) -> None:
+        super().__init__((), ())
+        self._both = first, second
+
+    def decide(self, host: Host, port: int) -> Decision:
+        """As the first one does that does not allow it."""
+        first, second = (rules.decide(host, port) for rules in self._both)
+        return second if first.allowed else first
+
+    def beyond(self, narrower: HostRules) -> list[str]:
+        """The allow rules of others that reach further than one of them does."""
+        first, second = (rules.beyond(narrower) for rules in self._both)
+        return [*first, *(text for text in second if text not in first)]
+
+    def lists(self, address: IPAddress, port: int) -> bool:
+        """Whether both name this very address with this port."""
+        return all(rules.lists(address, port) for rules in self._both)
+
+    def denies(self, address: IPAddress, port: int) -> bool:
+        """Whether one of them denies this very address with this port."""
+        return any(rules.denies(address, port) for rules in self._both)
 
 
 def _host_of(address: IPAddress) -> Host:

@@ -27,6 +27,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from itertools import product
 from typing import Any, NoReturn
 
 from ipybox.errors import PreloadError
@@ -52,6 +53,9 @@ class Program:
         fds: Numbers that the inherited descriptors get.
         private: Directories that are its own: path, size in bytes, permissions.
         overlays: Directories that it may change, and whose changes are gone with it: path, bytes of change.
+        binds: What else it sees: a directory behind the wall, a directory that is there to show it at, and whether it
+            can be written. No part of the first may be a link.
+        hidden: Directories behind the wall that it does not see, but for what is bound from there.
         pinned_links: Symbolic links that it must not replace.
         covered: Paths in writable places at which there has to be a mount. Who renames directories while bubblewrap
             works can have it mount beside what it was to cover.
@@ -59,6 +63,7 @@ class Program:
         unix_sockets: Whether Unix sockets can be made.
         proxy: Whether there is an egress proxy.
         warm: Go on from what the launcher has imported, where it has, instead of executing ``argv``.
+        cpus: Processors that it runs on, for good; none for all that there are.
     """
 
     argv: Sequence[str]
@@ -67,6 +72,8 @@ class Program:
     fds: Sequence[int] = ()
     private: Sequence[tuple[str, int, int]] = ()
     overlays: Sequence[tuple[str, int]] = ()
+    binds: Sequence[tuple[str, str, bool]] = ()
+    hidden: Sequence[str] = ()
     pinned_links: Sequence[str] = ()
     covered: Sequence[str] = ()
     processes: int = 512
@@ -77,6 +84,7 @@ class Program:
     unix_sockets: bool = False
     proxy: bool = False
     warm: bool = False
+    cpus: Sequence[int] = ()
 
     def to_json(self) -> str:
         """The form in which it travels."""
@@ -98,8 +106,8 @@ def serve(control: socket.socket, run: warm.Run | None = None, **facts: Any) -> 
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the processes in between need no burial
     confine.all_descriptors()
-    for unix_sockets in (False, True):
-        _filter(unix_sockets)  # made once, and not in each fork
+    for unix_sockets, affinity in product((False, True), repeat=2):
+        _filter(unix_sockets, affinity)  # made once, and not in each fork
     _mount_points()
     first = os.pidfd_open(1)  # with it the supervisor can tell when all behind this wall is gone
     socket.send_fds(control, [json.dumps({"ready": True, **facts}).encode()[:PACKET]], [first])
@@ -160,12 +168,15 @@ def _become_init(program: Program, lead: socket.socket, fds: list[int], run: war
             confine.overlay(confine.PrivateDirectory(path, size), _mount_points())
         for path in program.pinned_links:
             confine.pin_link(path)
+        confine.rearrange(program.binds, program.hidden)
         confine.loopback_up()
         confine.host_name("sandbox")
     if program.proxy:
         _send_listener(lead)
     confine.drop_capabilities()
-    seccomp.install(_filter(program.unix_sockets))
+    if program.cpus:
+        os.sched_setaffinity(0, program.cpus)
+    seccomp.install(_filter(program.unix_sockets, not program.cpus))
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # which for pid 1 means: nothing
     wakeup, wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
@@ -196,8 +207,8 @@ def _mount_points() -> list[str]:
 
 
 @cache
-def _filter(unix_sockets: bool) -> bytes:
-    return seccomp.program(seccomp.Filter(unix_sockets=unix_sockets))
+def _filter(unix_sockets: bool, affinity: bool) -> bytes:
+    return seccomp.program(seccomp.Filter(unix_sockets=unix_sockets, affinity=affinity))
 
 
 def _until_ended(lead: socket.socket, child: int, wakeup: int) -> int | None:

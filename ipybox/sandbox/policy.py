@@ -168,6 +168,14 @@ class Limits:
             if not LOWEST[name] <= value <= HIGHEST[name]:
                 raise ValueError(f"{name} must be from {LOWEST[name]} to {HIGHEST[name]}, got {value}")
 
+    def within(self, most: Limits) -> Limits:
+        """The same, but nowhere more than others."""
+        lower = {}
+        for each in fields(self):
+            wanted = [value for limits in (self, most) if (value := getattr(limits, each.name)) is not None]
+            lower[each.name] = min(wanted, default=None)
+        return Limits(**lower)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packages:

@@ -36,6 +36,8 @@ class SandboxedProgram:
         """Pid of the program on this machine."""
         self.init_pid: int | None = None
         """Pid of its pid 1 on this machine."""
+        self.memory = 0
+        """Bytes that it may use with all that it starts."""
         self.generation = 0
         """Which of its supervisor's views it sees, see :meth:`Supervisor.current`."""
         self._lead = lead

@@ -40,6 +40,7 @@ class Filter:
         nested: Namespaces and mounts, for a process of ours that builds sandboxes inside a sandbox.
         uncounted_memory: Memory that belongs to no process, so that no limit counts it: ``memfd_create``, System V
             shared memory, semaphores and message queues. ``/dev/shm`` has a size, and is always possible.
+        affinity: Choice of the processors to run on, by which a program would undo what was chosen for it.
     """
 
     unix_sockets: bool = False
@@ -48,6 +49,7 @@ class Filter:
     execute: bool = True
     nested: bool = False
     uncounted_memory: bool = False
+    affinity: bool = True
 
 
 # ---- words for the table ------------------------------------------------------------------------------------------
@@ -224,6 +226,8 @@ def _policy(filter: Filter) -> dict[str, int | _Rule]:
         policy |= {"execve": EPERM, "execveat": EPERM}
     if not filter.uncounted_memory:
         policy |= dict.fromkeys(_UNCOUNTED, ENOSYS)
+    if not filter.affinity:
+        policy["sched_setaffinity"] = EPERM
     if filter.nested:
         policy |= dict.fromkeys(_NESTING, ALLOW)
     return policy

@@ -21,6 +21,7 @@ from ipybox.exit_status import ExitStatus
 from ipybox.process.teardown import to_the_end
 from ipybox.sandbox import diagnosis
 from ipybox.sandbox.audit import Audit
+from ipybox.sandbox.hosts import HostRules
 from ipybox.sandbox.launcher import PROXY_PORT, Program
 from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
 from ipybox.sandbox.path_patterns import is_below
@@ -130,36 +131,51 @@ class Supervisor:
         if self._closed:
             raise ProgramStartError("the sandbox was closed")
 
-    async def start(self, program: Program, fds: Sequence[int], tag: str) -> SandboxedProgram:
+    async def start(
+        self, program: Program, fds: Sequence[int], tag: str, *, own: SandboxPolicy | None = None
+    ) -> SandboxedProgram:
         """Starts a program.
 
         Args:
             program: What to run; its limits and walls are set here.
             fds: What it inherits; closed by the caller.
             tag: Whose it is, for the proxy's events.
+            own: Limits and hosts of this program below those of the policy; it gets no more than both allow.
 
         Raises:
             ProgramStartError: It did not start.
+            PolicyError: A rule about hosts that can't be.
         """
+        rules = HostRules.parse(own.network.allowed_domains, own.network.denied_domains) if own is not None else None
         wall = await self._current_wall()
         try:
-            return await self._start(wall, program, fds, tag)
+            return await self._start(wall, program, fds, tag, own, rules)
         except ProgramStartError:
             self._check_open()
             if not wall.is_over:
                 raise
-        return await self._start(wall, program, fds, tag)  # the wall died under our hands, and is built anew
+        return await self._start(wall, program, fds, tag, own, rules)  # the wall died under our hands, and is built anew
 
-    async def _start(self, wall: Wall, program: Program, fds: Sequence[int], tag: str) -> SandboxedProgram:
+    async def _start(
+        self,
+        wall: Wall,
+        program: Program,
+        fds: Sequence[int],
+        tag: str,
+        own: SandboxPolicy | None,
+        rules: HostRules | None,
+    ) -> SandboxedProgram:
         async def on_listener(listener: socket.socket) -> None:
             assert self._proxy is not None
-            await self._proxy.listen(listener, tag)
+            await self._proxy.listen(listener, tag, rules)
 
         generation = self._generation  # of this wall: nothing has been awaited since it was the current one
-        launched = await wall.launch(self.confined(program), fds)
+        confined = self.confined(program, own=own)
+        launched = await wall.launch(confined, fds)
         sandboxed = SandboxedProgram(launched.lead, on_listener if self._proxy is not None else None, launched.why)
         self._programs[sandboxed] = wall
         sandboxed.generation = generation
+        sandboxed.memory = memory_limit(_limits(self._policy, own))
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await sandboxed.started()
@@ -256,18 +272,29 @@ class Supervisor:
         """Keeps a process that is not one of ours, and that starts none, within its memory."""
         self._guard.add(Guarded(pid, 0, limit, on_excess))
 
-    async def finish(self, sandboxed: SandboxedProgram, tag: str) -> ExitStatus:
-        """Waits for a program's end, keeping it within its memory meanwhile, and says how it ended."""
+    async def finish(
+        self, sandboxed: SandboxedProgram, tag: str, relieve: Callable[[int], bool] | None = None
+    ) -> ExitStatus:
+        """Waits for a program's end, keeping it within its memory meanwhile, and says how it ended.
+
+        Args:
+            sandboxed: The program.
+            tag: What it was started with.
+            relieve: Called with the bytes in use when they are too many. True says that something was done about it,
+                or is being done, so the program is spared and looked at again.
+        """
         verdict: ExitStatus | None = None
 
         def on_excess(used: int) -> None:
             nonlocal verdict
+            if relieve is not None and relieve(used):
+                return self._guard.add(guarded)
             limit = f"{used} bytes in use, the limit is {guarded.limit}"
             verdict = ExitStatus("memory", signal=signal.SIGKILL, detail=limit)
             sandboxed.kill()
 
         # No pid: it was over before anybody could look, and only its end is to be heard.
-        guarded = Guarded(sandboxed.pid or 0, sandboxed.init_pid or 0, memory_limit(self._policy), on_excess)
+        guarded = Guarded(sandboxed.pid or 0, sandboxed.init_pid or 0, sandboxed.memory, on_excess)
         if sandboxed.init_pid is not None:
             self._guard.add(guarded)
         try:
@@ -282,14 +309,15 @@ class Supervisor:
             return verdict
         return ExitStatus("signalled", signal=signal.SIGKILL) if code is None else ExitStatus.from_returncode(code)
 
-    def confined(self, program: Program, view: View | None = None) -> Program:
+    def confined(self, program: Program, view: View | None = None, own: SandboxPolicy | None = None) -> Program:
         """The program with what the policy says, whatever was asked for."""
-        limits = self._policy.limits
+        limits = _limits(self._policy, own)
         network = self._policy.network
         view = self._plan.view if view is None else view
+        proxy = self._proxy is not None and (own is None or bool(own.network.allowed_domains))
         return replace(
             program,
-            env={**program.env, **(proxy_environment(PROXY_PORT) if self._proxy is not None else {})},
+            env={**program.env, **(proxy_environment(PROXY_PORT) if proxy else {})},
             private=[_private(path, view.home, limits) for path in view.private],
             pinned_links=view.protected_links,
             covered=[mount.target for mount in _covers(view)],
@@ -297,9 +325,9 @@ class Supervisor:
             open_files=limits.open_files,
             cpu_time=limits.cpu_time,
             file_size=limits.file_size,
-            data=memory_limit(self._policy) + _DATA_HEADROOM,
+            data=memory_limit(limits) + _DATA_HEADROOM,
             unix_sockets=network.allow_all_unix_sockets or bool(network.allow_unix_sockets),
-            proxy=self._proxy is not None,
+            proxy=proxy,
         )
 
     async def close(self) -> None:
@@ -393,10 +421,14 @@ def _covers(view: View) -> list[Mount]:
     return [mount for mount in view.mounts if mount.kind in kinds and is_below(mount.target, view.write_roots)]
 
 
-def memory_limit(policy: SandboxPolicy) -> int:
+def _limits(policy: SandboxPolicy, own: SandboxPolicy | None) -> Limits:
+    return policy.limits if own is None else own.limits.within(policy.limits)
+
+
+def memory_limit(limits: Limits) -> int:
     """Bytes that one program may use with all that it starts."""
-    if policy.limits.memory is not None:
-        return policy.limits.memory
+    if limits.memory is not None:
+        return limits.memory
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 

@@ -27,6 +27,7 @@ from ipybox.process.warm import Warmth
 from ipybox.sandbox import confine, staging
 from ipybox.sandbox.bubblewrap import Bubblewrap
 from ipybox.sandbox.launcher import PACKET, Program
+from ipybox.sandbox.path_patterns import is_below
 from ipybox.sandbox.view import Mount, View
 
 log = logging.getLogger("ipybox.sandbox")
@@ -430,7 +431,7 @@ class SeparateWalls:
         try:
             command = bootstrap.command(self._plan.python, "ipybox.sandbox.launcher")
             process = WallProcess(
-                self._plan,
+                _rearranged(self._plan, program),
                 [*command, "--single", *(str(fd) for fd in inherited)],
                 inherited,
                 as_pid_1=True,
@@ -463,6 +464,23 @@ def _pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+
+
+def _rearranged(plan: WallPlan, program: Program) -> WallPlan:
+    """The plan of a wall behind which there is only this program, with what it sees elsewhere, and what it does not."""
+    mounts: list[Mount] = []
+    roots: list[str] = []
+    for source, target, writable in program.binds:
+        around = next(m for m in reversed(plan.view.mounts) if m.source is not None and is_below(source, [m.target]))
+        assert around.source is not None
+        path = around.source + source[len(around.target) :]
+        mounts.append(Mount("write" if writable else "read", target, path))
+        roots.append(around.source)  # what lies below is opened part by part
+    mounts += (Mount("mask_dir", path, mode=0) for path in program.hidden)
+    view = replace(
+        plan.view, mounts=(*plan.view.mounts, *mounts), write_roots=(*plan.view.write_roots, *dict.fromkeys(roots))
+    )
+    return replace(plan, view=view)
 
 
 def _masked_proc() -> Iterator[Mount]:

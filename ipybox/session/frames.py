@@ -36,9 +36,15 @@ def frame(head: Mapping[str, Any], body: bytes = b"") -> bytes:
 
 
 class Decoder:
-    """Takes bytes as they come, and gives whole frames."""
+    """Takes bytes as they come, and gives whole frames.
 
-    def __init__(self) -> None:
+    Args:
+        head_limit: Bytes of the largest JSON object.
+        body_limit: Bytes of the largest body.
+    """
+
+    def __init__(self, head_limit: int = HEAD_LIMIT, body_limit: int = BODY_LIMIT) -> None:
+        self._head_limit, self._body_limit = head_limit, body_limit
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -46,7 +52,7 @@ class Decoder:
         self._buffer += data
         while len(self._buffer) >= _LENGTHS.size:
             head_size, body_size = _LENGTHS.unpack_from(self._buffer)
-            if head_size > HEAD_LIMIT or body_size > BODY_LIMIT:
+            if head_size > self._head_limit or body_size > self._body_limit:
                 raise FrameError(f"a frame of {head_size} and {body_size} bytes is too large")
             end = _LENGTHS.size + head_size + body_size
             if len(self._buffer) < end:

@@ -34,10 +34,11 @@ NAMED_FILTERS = {
     "no network": Filter(inet=False, netlink_route=False),
     "gateway": Filter(execute=False, unix_sockets=True, inet=False),
     "launcher": Filter(nested=True),
+    "held to its processors": Filter(affinity=False),
 }
 FILTERS = [
     Filter(**dict(zip(Filter.__dataclass_fields__, each, strict=True)))
-    for each in itertools.product([False, True], repeat=6)
+    for each in itertools.product([False, True], repeat=7)
 ]
 
 # ---- what we expect, by name; numbers as in the kernel's own tables ------------------------------------------------
@@ -63,6 +64,7 @@ NAMESPACES = "setns 308 268, sethostname 170 161, unshare 272 97"
 MISSING = "_sysctl 156 -, clone3 435 435, listmount 458 458, openat2 437 437, statmount 457 457"
 UNCOUNTED = "memfd_create 319 279, msgget 68 186, semget 64 190, shmget 29 194"
 START = "execve 59 221, execveat 322 281"
+PROCESSORS = "sched_setaffinity 203 122"
 JUDGED = """
     chmod 90 -, clone 56 220, creat 85 -, fchmod 91 52, fchmodat 268 53, fchmodat2 452 452, ioctl 16 29, mknod 133 -,
     mknodat 259 33, open 2 -, openat 257 56, personality 135 92, prctl 157 167, seccomp 317 277, socket 41 198,
@@ -75,7 +77,7 @@ NEEDED = """
     kill 62 129, landlock_create_ruleset 444 444, landlock_restrict_self 446 446, mbind 237 235, membarrier 324 283,
     mkdirat 258 34, mlock 149 228, mmap 9 222, mprotect 10 226, mseal 462 462, pidfd_open 434 434,
     pidfd_send_signal 424 424, pipe2 293 59, ppoll 271 73, prlimit64 302 261, read 0 63, renameat2 316 276,
-    rseq 334 293, rt_sigreturn 15 139, sched_setaffinity 203 122, set_mempolicy 238 237,
+    rseq 334 293, rt_sigreturn 15 139, sched_getaffinity 204 123, set_mempolicy 238 237,
     setxattr 188 5, setxattrat 463 463, splice 275 76, statx 332 291, symlinkat 266 36, tgkill 234 131,
     vfork 58 -, vmsplice 278 75, wait4 61 260, write 1 64
 """
@@ -92,7 +94,7 @@ def names(text: str) -> frozenset[str]:
     return frozenset(name for name, _ in rows(text))
 
 
-TABLE = dict(rows(",".join([MOUNTS, FORBIDDEN, NAMESPACES, MISSING, UNCOUNTED, START, JUDGED])))
+TABLE = dict(rows(",".join([MOUNTS, FORBIDDEN, NAMESPACES, MISSING, UNCOUNTED, START, PROCESSORS, JUDGED])))
 NAME_OF = {machine: {each[machine]: name for name, each in TABLE.items() if machine in each} for machine in ARCHES}
 ASSIGNED = {
     "x86_64": {*range(0, 337), *range(424, 470)},
@@ -119,6 +121,8 @@ def expected(filter: Filter, machine: str, arch: int, number: int, arguments: tu
         return ALLOW if filter.nested else EPERM
     if name in names(START):
         return ALLOW if filter.execute else EPERM
+    if name in names(PROCESSORS):
+        return ALLOW if filter.affinity else EPERM
     return EPERM if is_bad(filter, name, [each % 2**32 for each in arguments]) else ALLOW
 
 

@@ -141,8 +141,8 @@ async def test_neighbours_of_a_glutton_live(tmp_path: Path) -> None:
 
 async def test_a_limit_is_half_of_the_machine_s_memory_when_none_is_said() -> None:
     whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert memory_limit(SandboxPolicy()) == whole // 2
-    assert memory_limit(limited(77)) == 77 * MIB
+    assert memory_limit(Limits()) == whole // 2
+    assert memory_limit(limited(77).limits) == 77 * MIB
 
 
 async def test_a_program_can_not_choose_how_it_is_confined(tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""Spans for OpenTelemetry, if they are asked for; otherwise the same calls do nothing. Floor: control.
+
+A session has ``session.create``, and below it ``session.place`` and ``session.start``; an execution has ``execution``.
+Where they go is said by OpenTelemetry's own variables, such as ``OTEL_EXPORTER_OTLP_ENDPOINT``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ipybox.control.access.redaction import redacted_text
+from ipybox.control.errors import ServerSettingsError
+from ipybox.control.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span as OtelSpan
+
+Value = str | bool | int | float
+
+
+class Span(Protocol):
+    """One piece of work."""
+
+    def set(self, name: str, value: Value) -> None:
+        """Says something about it: an id, a count, a state. No code and no environment."""
+        ...
+
+
+class Tracing(Protocol):
+    """Where spans are made."""
+
+    def span(self, name: str, attributes: Mapping[str, Value] | None = None) -> AbstractContextManager[Span]:
+        """A span as long as the ``with`` block, below the one around it; it has failed if the block raises."""
+        ...
+
+    def close(self) -> None:
+        """Sends what is left. Blocks for some seconds at most; call it in a thread."""
+        ...
+
+
+def tracing_of(settings: ServerSettings) -> Tracing:
+    """What the settings ask for.
+
+    Raises:
+        ServerSettingsError: OpenTelemetry is asked for and not installed.
+    """
+    return OtelTracing(_exporter()) if settings.otel else NoTracing()
+
+
+class NoTracing:
+    """Spans that are nothing."""
+
+    def span(self, name: str, attributes: Mapping[str, Value] | None = None) -> AbstractContextManager[Span]:
+        return _NO_SPAN
+
+    def close(self) -> None:
+        pass
+
+
+class OtelTracing:
+    """Spans that are sent; with a provider of its own, so that nothing else in the process is changed.
+
+    Args:
+        exporter: Where to.
+        batches: False sends each span when it ends, in the thread that ends it.
+    """
+
+    def __init__(self, exporter: SpanExporter, *, batches: bool = True) -> None:
+        try:
+            from opentelemetry.sdk.resources import Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+        except ImportError as error:
+            raise _not_installed(error) from error
+        name = os.environ.get("OTEL_SERVICE_NAME", "ipybox")
+        self._provider: TracerProvider = TracerProvider(
+            resource=Resource.create({"service.name": name}), shutdown_on_exit=False
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter) if batches else SimpleSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("ipybox")
+
+    @contextmanager
+    def span(self, name: str, attributes: Mapping[str, Value] | None = None) -> Iterator[Span]:
+        from opentelemetry.trace import StatusCode
+
+        with self._tracer.start_as_current_span(
+            name, attributes=attributes, record_exception=False, set_status_on_exception=False
+        ) as span:
+            try:
+                yield _OtelSpan(span)
+            except BaseException as error:
+                # The type says what went wrong; a traceback might hold what belongs to somebody.
+                span.set_attribute("error.type", type(error).__name__)
+                span.set_status(StatusCode.ERROR, type(error).__name__)
+                raise
+
+    def close(self) -> None:
+        self._provider.shutdown()
+
+
+class _OtelSpan:
+    def __init__(self, span: OtelSpan) -> None:
+        self._span = span
+
+    def set(self, name: str, value: Value) -> None:
+        self._span.set_attribute(name, redacted_text(value) if isinstance(value, str) else value)
+
+
+class _NoSpan(AbstractContextManager[Span]):
+    def __enter__(self) -> Span:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def set(self, name: str, value: Value) -> None:
+        pass
+
+
+_NO_SPAN = _NoSpan()
+
+
+def _exporter() -> Any:
+    """What ``OTEL_TRACES_EXPORTER`` names; ``otlp`` if it names nothing."""
+    try:
+        import opentelemetry.sdk.trace  # noqa: F401
+    except ImportError as error:
+        raise _not_installed(error) from error
+    name = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+    found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
+    if not found:
+        raise ServerSettingsError(
+            "otel", f"no exporter {name!r} is installed; pip install 'ipybox[otel]', or set OTEL_TRACES_EXPORTER"
+        )
+    try:
+        return found[0].load()()
+    except ImportError as error:
+        raise _not_installed(error) from error
+
+
+def _not_installed(error: ImportError) -> ServerSettingsError:
+    return ServerSettingsError("otel", f"OpenTelemetry is not installed ({error.name}); pip install 'ipybox[otel]'")

@@ -1,0 +1,125 @@
+"""What routes work with, and who asks. Floor: control."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Header, Request
+from structlog.contextvars import bind_contextvars
+
+from ipybox.control.access.authentication import Authenticator
+from ipybox.control.access.metrics import ServerMetrics
+from ipybox.control.access.rates import Rates, address_key
+from ipybox.control.access.scopes import LOCAL, Principal, Scope
+from ipybox.control.errors import NoCapacityError, RateLimitedError
+from ipybox.control.service.control_plane import ControlPlane
+from ipybox.control.settings import ServerSettings
+
+
+@dataclass(slots=True)
+class Context:
+    """What one application has. ``plane`` is there while it runs."""
+
+    settings: ServerSettings
+    metrics: ServerMetrics
+    rates: Rates
+    plane: ControlPlane | None = None
+    authenticator: Authenticator | None = None
+
+    @property
+    def running(self) -> ControlPlane:
+        """The services. Raises :class:`NoCapacityError` while there are none."""
+        if self.plane is None:
+            raise NoCapacityError("the server is starting", retry_after=1.0)
+        return self.plane
+
+
+def context_of(request: Request) -> Context:
+    """That of the application that answers a request."""
+    return cast(Context, request.app.state.context)
+
+
+def plane_of(request: Request) -> ControlPlane:
+    """The services of the application that answers a request."""
+    return context_of(request).running
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from."""
+    return request.client.host if request.client is not None else ""
+
+
+async def principal_of(
+    request: Request,
+    authorization: Annotated[
+        str | None, Header(description="Bearer and a key; needed unless the server listens on the loopback only.")
+    ] = None,
+) -> Principal:
+    """Who asks, after counting the request.
+
+    Raises:
+        UnauthenticatedError, RateLimitedError: As the names say.
+    """
+    context = context_of(request)
+    assert context.running is not None
+    assert context.authenticator is not None
+    address = address_of(request)
+    try:
+        principal = await context.authenticator.principal_of(request.scope["headers"], address)
+        who = address_key(address) if principal is LOCAL else f"key {principal.key_id}"
+        state = await context.rates.check(who)
+    except RateLimitedError:
+        context.metrics.rate_limited.labels("rate").inc()
+        raise
+    request.state.rate = state
+    request.state.principal = principal
+    bind_contextvars(key_id=principal.key_id)
+    return principal
+
+
+def act(request: Request, action: str, target: str = "", **detail: Any) -> None:
+    """Says what a request is about to do, for the audit log."""
+    request.state.action, request.state.target, request.state.detail = action, target, detail
+
+
+async def reader(principal: Annotated[Principal, Depends(principal_of)]) -> Principal:
+    """Somebody who may look."""
+    principal.require(Scope.READ)
+    return principal
+
+
+async def executor(principal: Annotated[Principal, Depends(principal_of)]) -> Principal:
+    """Somebody who may run code."""
+    principal.require(Scope.EXECUTE)
+    return principal
+
+
+async def templater(principal: Annotated[Principal, Depends(principal_of)]) -> Principal:
+    """Somebody who may change templates."""
+    principal.require(Scope.TEMPLATES)
+    return principal
+
+
+async def internal(principal: Annotated[Principal, Depends(principal_of)]) -> Principal:
+    """An executor."""
+    principal.require(Scope.INTERNAL)
+    return principal
+
+
+async def administrator(principal: Annotated[Principal, Depends(principal_of)]) -> Principal:
+    """Somebody who looks after the server."""
+    principal.require(Scope.ADMIN)
+    return principal
+
+
+Plane = Annotated[ControlPlane, Depends(plane_of)]
+Reader = Annotated[Principal, Depends(reader)]
+Executor = Annotated[Principal, Depends(executor)]
+Templater = Annotated[Principal, Depends(templater)]
+Internal = Annotated[Principal, Depends(internal)]
+Administrator = Annotated[Principal, Depends(administrator)]
+Anybody = Annotated[Principal, Depends(principal_of)]
+Chunks = AsyncIterator[bytes]
+Headers = Mapping[str, str]

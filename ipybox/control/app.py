@@ -1,0 +1,163 @@
+"""The application of a server's settings, as ASGI. Floor: control."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.types import ASGIApp
+
+from ipybox import __version__
+from ipybox.control.access.authentication import Authenticator
+from ipybox.control.access.guard import Guard
+from ipybox.control.access.metrics import ServerMetrics
+from ipybox.control.access.page_headers import policy_for_page
+from ipybox.control.access.rates import Rates
+from ipybox.control.api import executions, failures, files, health, internal, keys, sessions, streams, templates
+from ipybox.control.api.answers import Presigned, Problem
+from ipybox.control.api.auditing import Auditing
+from ipybox.control.api.context import Administrator, Context, Plane
+from ipybox.control.service.control_plane import ControlPlane
+from ipybox.control.settings import ServerSettings
+from ipybox.control.states import SessionStatus
+
+PREFIX = "/api/v1"
+_SWAGGER = "https://cdn.jsdelivr.net"
+_DESCRIPTION = """\
+Runs code that nobody reviewed, in sandboxes of this machine. A **template** says what sessions are made from, a
+**session** is a sandbox with files of its own, an **execution** is a run of code in it.
+
+Errors are `application/problem+json` (RFC 9457). A key, where one is needed, is sent as
+`Authorization: Bearer ipybox_...`. Requests that make something take an `Idempotency-Key`.
+"""
+
+
+def create_app(settings: ServerSettings, plane: ControlPlane | None = None) -> ASGIApp:
+    """The application.
+
+    Args:
+        plane: Its services, which are open; if there are none, its lifespan opens and closes some.
+
+    Raises:
+        ServerSettingsError: The settings make no sense.
+    """
+    context = Context(
+        settings=settings,
+        metrics=ServerMetrics(__version__, python=platform.python_version()) if plane is None else plane.metrics,
+        rates=Rates(settings.rate_limit),
+    )
+    return Guard(Auditing(_api(context, plane), context), settings, metrics=context.metrics)
+
+
+def _api(context: Context, given: ControlPlane | None) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            plane = given
+            if plane is None:
+                plane = await stack.enter_async_context(ControlPlane(context.settings, context.metrics))
+            context.authenticator = Authenticator(context.settings, plane.keys)
+            context.plane = plane
+            try:
+                yield
+            finally:
+                context.plane = None
+
+    app = FastAPI(
+        title="ipybox",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": "/"}],
+    )
+    app.state.context, app.state.working = context, set()
+    failures.add_to(app)
+    api = APIRouter(prefix=PREFIX)
+    routers = [templates.router, sessions.router, executions.router, streams.router, files.router, health.router]
+    routers += [keys.router, keys.audit_router]
+    if context.settings.internal_callbacks:
+        routers.append(internal.router)
+    for router in routers:
+        api.include_router(router)
+    app.include_router(api)
+    _add_pages(app, context)
+    return app
+
+
+def _add_pages(app: FastAPI, context: Context) -> None:
+    document = _document(app)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> dict[str, Any]:
+        return {
+            "name": "ipybox",
+            "version": __version__,
+            "status": "operational",
+            "features": ["templates", "sessions", "executions", "files", "stateful", "streams"],
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+            **({"console": "/console"} if context.settings.console else {}),
+        }
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> JSONResponse:
+        return JSONResponse(document)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        page = get_swagger_ui_html(openapi_url="/openapi.json", title="ipybox API", swagger_favicon_url="data:,")
+        page.headers["Content-Security-Policy"] = policy_for_page(bytes(page.body), assets=[_SWAGGER])
+        return page
+
+    if context.settings.metrics:
+
+        @app.get("/metrics", include_in_schema=False, response_model=None)
+        async def metrics(plane: Plane, principal: Administrator) -> Response:
+            await _count(context, plane)
+            body, kind = context.metrics.render()
+            return Response(body, media_type=kind)
+
+
+async def _count(context: Context, plane: ControlPlane) -> None:
+    for status, number in (await plane.db.sessions.count_by_status()).items():
+        context.metrics.sessions.labels(SessionStatus(status).value).set(number)
+    context.metrics.walls.set(len(plane.host.health().get("walls", ())))
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with problems in place of the framework's own errors."""
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        openapi_version="3.1.0",
+        description=app.description,
+        routes=app.routes,
+        license_info=app.license_info,
+        servers=app.servers,
+    )
+    schemas = document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for model in (Problem, Presigned):
+        schemas[model.__name__] = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "A key: ipybox_..."}
+    }
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["parameters"] = [
+                each for each in operation.get("parameters", ()) if each["name"].lower() != "authorization"
+            ]
+            if path != f"{PREFIX}/health":
+                operation["security"] = [{"key": []}, {}]
+    return document

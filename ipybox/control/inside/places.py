@@ -1,0 +1,22 @@
+"""Where things are in a session's sandbox. Floor: control."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WORKSPACE: Final = "/workspace"
+"""What lasts; on the host's disk."""
+SESSIONS: Final = "/run/sessions"
+"""What all sessions have on the host's disk, as the launcher sees it, and nobody else."""
+PACKAGES: Final = "/run/packages"
+"""Packages of the session itself; read-only."""
+TEMPLATE: Final = "/run/template"
+"""Packages of its template; read-only."""
+INSTALLED: Final = "/run/home/.packages"
+"""Where code itself installs what it wants, which is gone with the sandbox."""
+REQUESTS: Final = 3
+"""Descriptor of the agent: a pipe that requests come from."""
+REPLIES: Final = 4
+"""Descriptor of the agent: a pipe that replies go to."""
+HANDLER_FILE: Final = "<handler>"
+"""What tracebacks call the code of a handler."""

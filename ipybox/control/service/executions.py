@@ -1,0 +1,441 @@
+"""Executions: from their taking to their result. Floor: control."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from structlog.contextvars import bind_contextvars
+
+from ipybox.control.access.metrics import ServerMetrics
+from ipybox.control.access.scopes import Principal
+from ipybox.control.db.database import Database
+from ipybox.control.errors import (
+    ConflictError,
+    ControlError,
+    NoCapacityError,
+    RequestRefusedError,
+    StorageError,
+    StorageFullError,
+)
+from ipybox.control.records import Artifact, Execution, ExecutionEvent, Metrics, Page, Session
+from ipybox.control.runtime.host import RunningSession, RunOutcome, RunRequest
+from ipybox.control.service import ids
+from ipybox.control.service.event_log import EventLog
+from ipybox.control.service.ids import now
+from ipybox.control.service.requests import NewExecution
+from ipybox.control.service.sessions import ALIVE, Sessions
+from ipybox.control.settings import ServerSettings
+from ipybox.control.states import ExecutionKind, ExecutionStatus, Reason, SessionMode
+from ipybox.control.storage.workspaces import Workspaces
+from ipybox.process.teardown import to_the_end
+
+log = logging.getLogger("ipybox.control")
+
+_UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
+_KINDS = {"shell": ExecutionKind.SHELL, "javascript": ExecutionKind.JAVASCRIPT}
+_RETRY_SECONDS = 1.0
+_PAGE = 500
+
+
+@dataclass(slots=True)
+class _Active:
+    """What this server knows of an execution that is not finished, beside the database."""
+
+    session_id: str
+    events: EventLog
+    done: asyncio.Event
+    task: asyncio.Task[None] | None = None
+    running: RunningSession | None = None
+    ending: tuple[ExecutionStatus, Reason, str] | None = None
+
+
+class Executions:
+    """Takes code, has it run, keeps what came of it.
+
+    Args:
+        db: Where they are kept.
+        sessions: What they run in.
+        workspaces: Where files come and go meanwhile.
+    """
+
+    def __init__(
+        self, settings: ServerSettings, db: Database, sessions: Sessions, workspaces: Workspaces, meters: ServerMetrics
+    ) -> None:
+        self._settings, self._db, self._sessions = settings, db, sessions
+        self._workspaces, self._meters = workspaces, meters
+        self._active: dict[str, _Active] = {}
+        self._of_session: dict[str, set[str]] = {}
+        self._stopping = False
+
+    # ---- what is asked for ----------------------------------------------------------------------------------------
+
+    async def submit(self, principal: Principal, asked: NewExecution) -> Execution:
+        """Takes code; it is kept when this returns, and runs as soon as its session can.
+
+        Raises:
+            RecordNotFoundError: There is no such session.
+            ConflictError: The session has ended.
+            RequestRefusedError: Such code can't run in it.
+            QuotaExceededError, NoCapacityError: Not now.
+        """
+        if self._stopping:
+            raise NoCapacityError("the server is about to stop", retry_after=10.0)
+        session = await self._sessions.get(principal, asked.session_id)
+        if session.status not in ALIVE:
+            why = f": {session.detail}" if session.detail else ""
+            raise ConflictError(f"the session {session.id!r} is {session.status.value}{why}")
+        execution = Execution(
+            id=asked.id or ids.execution_id(),
+            session_id=session.id,
+            owner=session.owner,
+            kind=_kind(asked, session),
+            language=asked.language,
+            status=ExecutionStatus.PENDING,
+            code=asked.code,
+            timeout=asked.timeout,
+            event=asked.event,
+            env_vars=asked.env_vars,
+            created_at=now(),
+        )
+        most = self._settings.max_executions_per_key if principal.max_executions is None else principal.max_executions
+        try:
+            await self._db.executions.add(
+                execution, per_session=self._settings.max_executions_per_session, per_owner=most
+            )
+        except ConflictError:
+            if not asked.is_planned:
+                raise
+            return await self._db.executions.get(execution.id, owner=session.owner)
+        self.resume(execution)
+        return execution
+
+    async def get(self, principal: Principal, execution_id: str) -> Execution:
+        """One of them."""
+        return await self._db.executions.get(execution_id, owner=None if principal.sees_all else principal.owner)
+
+    async def list(
+        self, principal: Principal, session_id: str, *, limit: int, offset: int = 0, cursor: str | None = None
+    ) -> Page[Execution]:
+        """Those of a session, newest first."""
+        await self._sessions.get(principal, session_id)
+        return await self._db.executions.list(session_id, limit=limit, offset=offset, cursor=cursor)
+
+    async def output(self, executions: tuple[Execution, ...]) -> Mapping[str, tuple[str, str]]:
+        """Their stdout and stderr, by id."""
+        return await self._db.events.output([each.id for each in executions])
+
+    async def wait(self, execution_id: str, seconds: float) -> bool:
+        """Waits until it is finished; False if it is not after so many seconds."""
+        active = self._active.get(execution_id)
+        if active is None:
+            return True
+        try:
+            async with asyncio.timeout(seconds):
+                await active.done.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def interrupt(self, principal: Principal, execution_id: str) -> bool:
+        """What Ctrl-C does; False when it is finished."""
+        execution = await self.get(principal, execution_id)
+        active = self._active.get(execution.id)
+        if active is None:
+            return False
+        if active.running is None:
+            active.ending = ExecutionStatus.FAILED, Reason.INTERRUPTED, "it was interrupted before it began"
+            if active.task is not None:
+                active.task.cancel()
+            await active.done.wait()
+            return True
+        return await active.running.interrupt(execution.id)
+
+    async def events(self, execution_id: str, after: int, limit: int) -> tuple[tuple[ExecutionEvent, ...], bool]:
+        """Events after a number, and whether no more will come after these."""
+        is_over = execution_id not in self._active
+        found = await self._db.events.after(execution_id, after, limit)
+        return found, is_over and len(found) < limit
+
+    async def follow(self, execution_id: str, after: int, quiet: float) -> AsyncIterator[ExecutionEvent | None]:
+        """All events after a number, as they happen, to the last; None after so many seconds without any."""
+        while True:
+            active = self._active.get(execution_id)
+            progress = active.events.progress() if active is not None else None
+            found = await self._db.events.after(execution_id, after, _PAGE)
+            for event in found:
+                after = event.seq
+                yield event
+                if event.kind == "end":
+                    return
+            if found:
+                continue
+            if progress is None:
+                return
+            try:
+                async with asyncio.timeout(quiet):
+                    await progress.wait()
+            except TimeoutError:
+                yield None
+
+    # ---- for others -----------------------------------------------------------------------------------------------
+
+    def resume(self, execution: Execution) -> None:
+        """Has one run that has not begun."""
+        active = _Active(
+            execution.session_id,
+            EventLog(execution.id, self._db.events.append, self._settings.max_output_bytes * 2),
+            asyncio.Event(),
+        )
+        self._active[execution.id] = active
+        self._of_session.setdefault(execution.session_id, set()).add(execution.id)
+        active.task = asyncio.get_running_loop().create_task(self._carry_out(execution, active))
+
+    def is_busy(self, session_id: str) -> bool:
+        """Whether code runs in a session, or waits."""
+        return bool(self._of_session.get(session_id))
+
+    def count(self) -> int:
+        """How many are not finished."""
+        return len(self._active)
+
+    async def session_is_up(self, session_id: str) -> None:
+        """Nothing to do: those that wait for it see it themselves."""
+
+    async def session_ended(self, session_id: str, reason: Reason, detail: str) -> None:
+        """Ends what waits; what ran has ended with its sandbox."""
+        waiting = []
+        for execution_id in list(self._of_session.get(session_id, ())):
+            active = self._active[execution_id]
+            if active.ending is None:
+                active.ending = ExecutionStatus.CRASHED, _fate(reason), f"its session ended: {detail}"
+            if active.running is None and active.task is not None:
+                active.task.cancel()
+            waiting.append(active.done.wait())
+        await asyncio.gather(*waiting)
+
+    async def lost(self, execution: Execution, reason: Reason, detail: str) -> None:
+        """Writes down that one has ended without a result."""
+        await self._finish(execution, ExecutionStatus.CRASHED, reason, detail)
+
+    async def drain(self, seconds: float) -> None:
+        """Takes no more; gives those that run some time, then ends them. The next server has those run that wait."""
+        self._stopping = True
+        for active in list(self._active.values()):
+            if active.running is None and active.task is not None:
+                active.task.cancel()
+        deadline = time.monotonic() + seconds
+        for active in list(self._active.values()):
+            if active.running is not None:
+                try:
+                    async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                        await active.done.wait()
+                except TimeoutError:
+                    pass
+        text = f"the server was stopped while it ran, after {seconds:g} s of waiting for it"
+        rest = list(self._active.values())
+        for active in rest:
+            active.ending = ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, text
+            if active.task is not None:
+                active.task.cancel()
+        if rest:
+            await asyncio.gather(*(active.done.wait() for active in rest))
+
+    async def compare(self, execution_id: str, status: ExecutionStatus, exit_code: int) -> None:
+        """Compares what somebody says about an execution with what is known.
+
+        Raises:
+            ConflictError: It is not the same, or it is not finished.
+        """
+        execution = await self._db.executions.get(execution_id)
+        if not execution.status.is_final:
+            raise ConflictError(f"the execution {execution_id!r} runs on this server, which will know its result")
+        if execution.status is not status or execution.exit_code not in (exit_code, None):
+            raise ConflictError(f"the execution {execution_id!r} is {execution.status.value} already")
+
+    # ---- carrying out ---------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, execution: Execution, active: _Active) -> None:
+        """From the waiting to the result, whatever happens."""
+        bind_contextvars(execution_id=execution.id, session_id=execution.session_id)
+        try:
+            try:
+                await self._run(execution, active)
+            except asyncio.CancelledError:
+                if active.ending is None:
+                    return  # it has not begun, and the server stops: the next one has it run
+                await to_the_end(self._finish(execution, *active.ending, events=active.events))
+            except Exception as error:
+                log.exception("an execution failed", extra={"execution_id": execution.id})
+                detail = f"the server failed: {type(error).__name__}: {error}"
+                await to_the_end(
+                    self._finish(execution, ExecutionStatus.CRASHED, Reason.SANDBOX_ENDED, detail, active.events)
+                )
+        finally:
+            self._active.pop(execution.id, None)
+            others = self._of_session.get(execution.session_id)
+            if others is not None:
+                others.discard(execution.id)
+                if not others:
+                    self._of_session.pop(execution.session_id, None)
+            self._sessions.touch(execution.session_id)
+            active.done.set()
+            active.events.wake()
+
+    async def _run(self, execution: Execution, active: _Active) -> None:
+        running = await self._sessions.running(execution.session_id)
+        if running is None:
+            active.ending = active.ending or (
+                ExecutionStatus.CRASHED,
+                Reason.SESSION_ENDED,
+                "its session ended before it began",
+            )
+            return await self._finish(execution, *active.ending, events=active.events)
+        if active.ending is not None:
+            return await self._finish(execution, *active.ending, events=active.events)
+        before = await self._workspaces.snapshot(execution.session_id)
+        self._sessions.touch(execution.session_id)
+        if await self._db.executions.start(execution.id, now()) is None:
+            return
+        active.running = running
+        await to_the_end(self._run_to_the_end(execution, active, running, before))
+
+    async def _run_to_the_end(
+        self, execution: Execution, active: _Active, running: RunningSession, before: Any
+    ) -> None:
+        request = RunRequest(
+            execution_id=execution.id,
+            kind=execution.kind,
+            code=execution.code,
+            timeout=execution.timeout,
+            event=execution.event,
+            env_vars=execution.env_vars,
+        )
+        work = asyncio.ensure_future(running.run(request, active.events.add))
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError:  # the server stops: it is ended, and that is its result
+                work.cancel()
+        if work.cancelled():
+            ending = active.ending or (ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, "the server was stopped")
+            return await self._finish(execution, *ending, events=active.events)
+        outcome = work.result()
+        artifacts, problem = await self._artifacts(execution.session_id, before)
+        if problem is not None:
+            outcome = _with_problem(outcome, problem)
+        await self._write(execution, active, outcome, artifacts)
+
+    async def _artifacts(self, session_id: str, before: Any) -> tuple[tuple[Artifact, ...], str | None]:
+        """Files that were made or changed; a copy of them is in the object store when this returns."""
+        try:
+            changes = await self._workspaces.compare(session_id, before)
+            await self._workspaces.push(session_id, changes)
+        except (StorageError, StorageFullError) as error:
+            return (), str(error)
+        except (ControlError, OSError) as error:  # the session was removed meanwhile
+            return (), str(error)
+        return changes.artifacts, None
+
+    async def _write(
+        self, execution: Execution, active: _Active, outcome: RunOutcome, artifacts: tuple[Artifact, ...]
+    ) -> None:
+        status, reason, message = outcome.status, outcome.reason, outcome.error_message
+        if active.ending is not None and status is ExecutionStatus.CRASHED:
+            _, reason, message = active.ending
+        await self._commit(
+            execution,
+            active.events,
+            status=status,
+            reason=reason,
+            exit_code=outcome.exit_code,
+            error_name=outcome.error_name,
+            error_message=message,
+            execution_time=outcome.metrics.duration_ms / 1000,
+            return_value=outcome.return_value,
+            has_return_value=outcome.has_return_value,
+            metrics=outcome.metrics,
+            artifacts=artifacts,
+            truncated=outcome.truncated or active.events.truncated,
+        )
+
+    async def _finish(
+        self,
+        execution: Execution,
+        status: ExecutionStatus,
+        reason: Reason,
+        detail: str,
+        events: EventLog | None = None,
+    ) -> None:
+        """Writes down an end without a result."""
+        if events is None:
+            had = await self._db.events.after(execution.id, 0, 1_000_000)
+            first = had[-1].seq + 1 if had else 1
+            events = EventLog(execution.id, self._db.events.append, 0, first)
+        duration = None
+        if execution.started_at is not None:
+            duration = (now() - execution.started_at).total_seconds()
+        await self._commit(
+            execution,
+            events,
+            status=status,
+            reason=reason,
+            exit_code=None,
+            error_name=None,
+            error_message=detail,
+            execution_time=duration,
+            return_value=None,
+            has_return_value=False,
+            metrics=None if duration is None else Metrics(duration_ms=duration * 1000),
+            artifacts=(),
+            truncated=events.truncated,
+        )
+
+    async def _commit(self, execution: Execution, events: EventLog, **facts: Any) -> None:
+        """Writes the result with the last events; what the database does not take is tried until it does."""
+        last = await events.take_last()
+        end = events.end_event({"status": facts["status"].value, "reason": facts["reason"] and facts["reason"].value})
+        while True:
+            try:
+                await self._db.executions.finish(execution.id, completed_at=now(), last_events=(*last, end), **facts)
+                break
+            except NoCapacityError as error:
+                log.warning("a result is not written yet", extra={"execution_id": execution.id, "reason": str(error)})
+                await asyncio.sleep(_RETRY_SECONDS)
+        self._meters.executions.labels(execution.kind.value, facts["status"].value).inc()
+        self._meters.events.inc(end.seq)
+        if facts["execution_time"] is not None:
+            self._meters.execution.labels(execution.kind.value).observe(facts["execution_time"])
+
+
+def _kind(asked: NewExecution, session: Session) -> ExecutionKind:
+    if asked.language in _KINDS:
+        return _KINDS[asked.language]
+    is_stateful = session.mode is SessionMode.STATEFUL
+    if asked.kind is ExecutionKind.CELL and not is_stateful:
+        raise RequestRefusedError("cells need a session with mode 'stateful'; this one keeps no variables", "kind")
+    return asked.kind or (ExecutionKind.CELL if is_stateful else ExecutionKind.HANDLER)
+
+
+def _fate(reason: Reason) -> Reason:
+    return reason if reason in (Reason.SERVER_STOPPED, Reason.SERVER_RESTARTED) else Reason.SESSION_ENDED
+
+
+def _with_problem(outcome: RunOutcome, problem: str) -> RunOutcome:
+    """Files that could not be kept make it a failure: who reads `completed` counts on them."""
+    if outcome.status is not ExecutionStatus.COMPLETED:
+        return outcome
+    return RunOutcome(
+        status=ExecutionStatus.FAILED,
+        reason=Reason.DISK_FULL,
+        exit_code=outcome.exit_code,
+        error_message=f"its files could not be kept: {problem}",
+        return_value=outcome.return_value,
+        has_return_value=outcome.has_return_value,
+        metrics=outcome.metrics,
+        truncated=outcome.truncated,
+    )

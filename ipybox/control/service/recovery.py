@@ -1,0 +1,123 @@
+"""Compares what should be with what is, when a server starts and whenever it is asked to. Floor: control."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ipybox.control.db.database import Database
+from ipybox.control.errors import RecordNotFoundError
+from ipybox.control.records import Execution, Session
+from ipybox.control.service.executions import Executions
+from ipybox.control.service.ids import now
+from ipybox.control.service.sessions import ALIVE, Sessions
+from ipybox.control.states import ExecutionStatus, InstallStatus, Reason, SessionMode, SessionStatus
+from ipybox.control.storage.workspaces import Workspaces
+
+log = logging.getLogger("ipybox.control")
+
+_LOST = "the server was ended while it ran; what it wrote until then is kept"
+_RESUMED = "the server was restarted; the session has another sandbox over its files, without what was in /tmp"
+
+
+@dataclass(slots=True)
+class Found:
+    """What a comparison has found and done, by session and execution id."""
+
+    resumed: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    crashed: list[str] = field(default_factory=list)
+    pending: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+
+
+class Recovery:
+    """Gives every session and every execution a true state."""
+
+    def __init__(self, db: Database, sessions: Sessions, executions: Executions, workspaces: Workspaces) -> None:
+        self._db, self._sessions, self._executions, self._workspaces = db, sessions, executions, workspaces
+
+    async def run(self) -> Found:
+        """Looks at all that the database takes for alive and this server does not know of."""
+        found = Found()
+        sessions = await self._db.sessions.alive(self._sessions.node)
+        of_session: dict[str, list[Execution]] = {}
+        for execution in await self._db.executions.unfinished():
+            of_session.setdefault(execution.session_id, []).append(execution)
+        here = set(self._sessions.alive())  # asked for last: who has come meanwhile is among them
+        for session in sessions:
+            if session.id not in here:
+                # Who is not here any more has come to an end meanwhile, which is written down by then.
+                session = await self._db.sessions.get(session.id)
+                if session.status in ALIVE:
+                    await self._recover(session, of_session.pop(session.id, []), found)
+        known = {each.id for each in sessions} | here
+        await self._of_ended_sessions(of_session, known, found)
+        await self._remove_orphans(found)
+        log.info("compared the database with what runs", extra={n: len(v) for n, v in asdict(found).items()})
+        return found
+
+    async def _recover(self, session: Session, executions: list[Execution], found: Found) -> None:
+        had_sandbox = session.epoch > 0
+        pending = []
+        for execution in executions:
+            if execution.status is ExecutionStatus.RUNNING:
+                await self._executions.lost(execution, Reason.SERVER_RESTARTED, _LOST)
+                found.crashed.append(execution.id)
+            else:
+                pending.append(execution)
+        if session.mode is SessionMode.STATEFUL and had_sandbox:
+            text = "the server was restarted, and the variables went with it"
+            for execution in pending:
+                await self._executions.lost(execution, Reason.SERVER_RESTARTED, text)
+                found.crashed.append(execution.id)
+            await self._db.sessions.change(
+                session.id,
+                expect=ALIVE,
+                status=SessionStatus.FAILED,
+                reason=Reason.SERVER_RESTARTED,
+                detail=text,
+                completed_at=now(),
+            )
+            found.failed.append(session.id)
+            return
+        changes: dict[str, Any] = {}
+        if had_sandbox:
+            changes.update(reason=Reason.SERVER_RESTARTED, detail=_RESUMED)
+            if session.status is SessionStatus.RUNNING:
+                changes.update(status=SessionStatus.CREATING)
+            if session.install_status is InstallStatus.INSTALLING:
+                changes.update(
+                    install_status=InstallStatus.FAILED,
+                    install_error="the server was restarted while packages were installed; ask for them again",
+                    install_completed_at=now(),
+                )
+        if changes:
+            expect = (session.status,)
+            session = await self._db.sessions.change(session.id, expect=expect, **changes) or session
+        self._sessions.resume(session)
+        found.resumed.append(session.id)
+        for execution in pending:
+            self._executions.resume(execution)
+            found.pending.append(execution.id)
+
+    async def _of_ended_sessions(self, of_session: dict[str, list[Execution]], known: set[str], found: Found) -> None:
+        """An execution outlives its session's end only if a server was killed between the two."""
+        for session_id, executions in of_session.items():
+            if session_id in known:
+                continue
+            session = await self._db.sessions.get(session_id)
+            if session.status in ALIVE:
+                continue  # another server's
+            for execution in executions:
+                await self._executions.lost(execution, Reason.SESSION_ENDED, f"its session ended: {session.detail}")
+                found.crashed.append(execution.id)
+
+    async def _remove_orphans(self, found: Found) -> None:
+        for name in await self._workspaces.orphans(self._sessions.alive()):
+            try:
+                await self._db.sessions.get(name)
+            except RecordNotFoundError:
+                await self._workspaces.remove(name)
+                found.removed.append(name)

@@ -1,0 +1,196 @@
+"""Templates: what sessions are made from, and having it warm. Floor: control."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import platform
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ipybox.control.access.scopes import Principal
+from ipybox.control.db.database import Database
+from ipybox.control.errors import ConflictError, ForbiddenError, RecordNotFoundError, RequestRefusedError
+from ipybox.control.records import Page, ResourceLimits, Template
+from ipybox.control.runtime.host import SessionHost, WarmSpec
+from ipybox.control.service.bounds import check_network
+from ipybox.control.service.ids import now
+from ipybox.errors import IpyboxError
+
+log = logging.getLogger("ipybox.control")
+
+BUILT_IN = "python"
+"""The template that is always there."""
+SYSTEM = "system"
+"""Whose it is."""
+_LANGUAGES = {"nodejs": "node", "java": "java", "go": "go"}
+_INSTALL_SECONDS = 900.0
+
+
+class Templates:
+    """Keeps them, and has those warm that ought to be.
+
+    Args:
+        db: Where they are kept.
+        host: Where their sessions run.
+        packages: Directory for their packages.
+    """
+
+    def __init__(self, db: Database, host: SessionHost, packages: Path) -> None:
+        self._db, self._host, self._packages = db, host, packages
+        self._installing: dict[str, asyncio.Lock] = {}
+        self._warm: dict[str, WarmSpec] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.failures: dict[str, str] = {}
+        """Why templates could not be made warm, by id."""
+
+    async def open(self, also_warm: tuple[str, ...] = ()) -> None:
+        """Makes the built-in one, and begins to warm up."""
+        try:
+            await self._db.templates.get(BUILT_IN)
+        except RecordNotFoundError:
+            at = now()
+            version = ".".join(platform.python_version_tuple()[:2])
+            await self._db.templates.add(
+                Template(
+                    id=BUILT_IN,
+                    owner=SYSTEM,
+                    name="Python",
+                    image_url="ipybox",
+                    runtime_type=f"python{version}",
+                    limits=ResourceLimits(cpu_cores=4.0, memory_bytes=2 * 1024**3, max_processes=512),
+                    default_timeout=300,
+                    created_at=at,
+                    updated_at=at,
+                )
+            )
+        wanted = {BUILT_IN, *also_warm}
+        for template_id in wanted:
+            self.warm_up(await self._db.templates.get(template_id))
+
+    async def close(self) -> None:
+        """Warms nothing up any more."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def add(self, template: Template) -> Template:
+        """Keeps a new one. Raises :class:`ConflictError` when its id or its name is taken."""
+        check_network(template.network)
+        await self._db.templates.add(template)
+        if template.warm:
+            self.warm_up(template)
+        return template
+
+    async def get(self, template_id: str) -> Template:
+        """One of them."""
+        return await self._db.templates.get(template_id)
+
+    async def list(self, *, limit: int, offset: int) -> Page[Template]:
+        """Some of them, newest first."""
+        return await self._db.templates.list(limit=limit, offset=offset)
+
+    async def update(self, principal: Principal, template_id: str, changes: dict[str, Any]) -> Template:
+        """Changes one; sessions that are there keep what they have."""
+        old = await self._mine(principal, template_id)
+        new = replace(old, **changes, updated_at=now())
+        check_network(new.network)
+        await self._db.templates.update(new)
+        await self._cool(template_id)
+        if new.warm and new.is_active:
+            self.warm_up(new)
+        return new
+
+    async def remove(self, principal: Principal, template_id: str) -> None:
+        """Forgets one; sessions that are there go on."""
+        template = await self._mine(principal, template_id)
+        if template.id == BUILT_IN:
+            raise ConflictError(f"the template {BUILT_IN!r} is built in; make one of your own in place of it")
+        await self._db.templates.remove(template_id)
+        await self._cool(template_id)
+
+    async def warm_spec(self, template: Template) -> WarmSpec:
+        """What its sessions share, with its packages installed.
+
+        Raises:
+            InstallError: They could not be.
+        """
+        return WarmSpec(
+            limits=template.limits,
+            network=template.network,
+            preload=template.preload,
+            packages_dir=await self._installed(template) if template.packages else None,
+        )
+
+    def warm_up(self, template: Template) -> None:
+        """Begins to have it ready."""
+        task = asyncio.get_running_loop().create_task(self._warm_up(template))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _warm_up(self, template: Template) -> None:
+        try:
+            spec = await self.warm_spec(template)
+            await self._host.warm(spec)
+        except (IpyboxError, OSError) as error:
+            self.failures[template.id] = str(error)
+            log.warning("a template is not warm", extra={"template_id": template.id, "reason": str(error)})
+            return
+        self.failures.pop(template.id, None)
+        old, self._warm[template.id] = self._warm.get(template.id), spec
+        if old is not None:
+            await self._host.cool(old)
+
+    async def _cool(self, template_id: str) -> None:
+        spec = self._warm.pop(template_id, None)
+        if spec is not None:
+            await self._host.cool(spec)
+
+    async def _mine(self, principal: Principal, template_id: str) -> Template:
+        template = await self._db.templates.get(template_id)
+        if template.owner != principal.owner and not principal.sees_all:
+            raise ForbiddenError(f"the template {template_id!r} belongs to somebody else")
+        return template
+
+    async def _installed(self, template: Template) -> Path:
+        said = [asdict(each) for each in template.packages], template.package_index_url, platform.python_version()
+        name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
+        place = self._packages / name
+        async with self._installing.setdefault(name, asyncio.Lock()):
+            done = place / ".complete"
+            if not await asyncio.to_thread(done.exists):
+                await asyncio.to_thread(shutil.rmtree, place, True)
+                await asyncio.to_thread(place.mkdir, mode=0o755, parents=True)
+                await self._host.install(
+                    template.packages,
+                    into=place,
+                    index_url=template.package_index_url,
+                    limits=template.limits,
+                    timeout=_INSTALL_SECONDS,
+                )
+                await asyncio.to_thread(done.touch)
+        return place
+
+
+def runtime_problem(runtime_type: str) -> str | None:
+    """Why sessions with this runtime can't be had here; None if they can."""
+    for prefix, program in _LANGUAGES.items():
+        if runtime_type.startswith(prefix):
+            if program == "node":
+                return None if shutil.which("node") else f"{runtime_type} needs node, which is not installed here"
+            return f"{runtime_type} can't be run here: this server runs Python, shell and JavaScript"
+    return None
+
+
+def refuse_runtime(template: Template) -> None:
+    """Raises :class:`RequestRefusedError` if sessions of a template can't run here."""
+    if not template.is_active:
+        raise RequestRefusedError(f"the template {template.id!r} is not active", "template_id")
+    problem = runtime_problem(template.runtime_type)
+    if problem is not None:
+        raise RequestRefusedError(problem, "template_id")

@@ -1,0 +1,273 @@
+"""Copies of sessions' files in an object store. Floor: control.
+
+::
+
+    sessions/<session>/files/<path>    a file
+    sessions/<session>/long/<hash>     one whose path is too long for a key,
+    sessions/<session>/names/<hash>    and its path
+
+Only regular files are copied, with their permissions and times; links, pipes and empty directories are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from ipybox.control.errors import StorageError, WorkspaceFileError
+from ipybox.control.storage import names
+from ipybox.control.storage.attachment import content_disposition
+from ipybox.control.storage.beneath import DIRECTORY, explained, open_file
+from ipybox.control.storage.changes import NEVER_COPIED
+from ipybox.control.storage.copies import PART, Copies, Copy
+from ipybox.control.storage.files import CHUNK, OpenedFile
+from ipybox.control.storage.incoming import Incoming
+from ipybox.control.storage.threads import Threads
+
+T = TypeVar("T")
+
+_AT_ONCE = 8
+_SHA256, _MODE, _MTIME = "sha256", "mode", "mtime"
+
+
+class Mirror:
+    """Keeps copies of what sessions have.
+
+    Args:
+        copies: Where.
+        threads: For what blocks.
+        begin: Begins a file that goes to a session's directory of files.
+    """
+
+    def __init__(self, copies: Copies, threads: Threads, begin: Callable[[Path], Incoming]) -> None:
+        self._copies, self._threads, self._begin = copies, threads, begin
+
+    async def send(self, session_id: str, path: str, file: Incoming) -> None:
+        """Copies an upload, before code can see or change it.
+
+        Raises:
+            StorageError: It did not work.
+        """
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for start in range(0, file.size, PART):
+                yield await self._threads.quick(file.read, start, PART)
+
+        mtime = await self._threads.quick(lambda: file.mtime_ns)
+        facts = _facts(path, 0o644, mtime, file.checksum.removeprefix("sha256:"))
+        if file.size <= PART:
+            await self._put(session_id, path, await self._threads.quick(file.read, 0, PART), file.size, facts)
+        else:
+            await self._put(session_id, path, chunks(), file.size, facts)
+
+    async def push(self, session_id: str, files: Path, paths: Iterable[str]) -> None:
+        """Makes the copies of some paths what the files are now: changed, or gone.
+
+        Raises:
+            StorageError: It did not work; some may be done.
+        """
+        gone: list[str] = []
+
+        async def push(path: str) -> None:
+            if not NEVER_COPIED.isdisjoint(path.split("/")[:-1]):
+                return
+            try:
+                with explained(path):
+                    fd = await self._threads.quick(_open, files, path, undo=os.close)
+            except WorkspaceFileError:  # gone, or a link, or unreadable: nothing that one could bring back
+                gone.extend(_keys(session_id, path))
+                return
+            async with OpenedFile(fd, path, self._threads) as file:
+                await self._copy(session_id, path, file)
+
+        await _each(paths, push)
+        await self._copies.delete(gone)
+
+    async def forget(self, session_id: str, path: str) -> None:
+        """Removes the copy of a path, and of all below it.
+
+        Raises:
+            StorageError: It did not work.
+        """
+        await self._copies.delete(_keys(session_id, path))
+        if (key := names.object_key(path)) is not None:
+            await self._copies.delete_prefix(f"sessions/{session_id}/files/{key}/")
+        async for copy in self._copies.list(f"sessions/{session_id}/names/"):
+            if (await self._long_path(copy.key)).startswith(f"{path}/"):
+                await self._copies.delete([copy.key, copy.key.replace("/names/", "/long/", 1)])
+
+    async def remove(self, session_id: str) -> None:
+        """Removes all copies of a session.
+
+        Raises:
+            StorageError: It did not work; some may be gone.
+        """
+        await self._copies.delete_prefix(f"sessions/{session_id}/")
+
+    async def restore(self, session_id: str, files: Path) -> int:
+        """Brings back all files that are not there, and says how many.
+
+        Raises:
+            StorageError: It did not work, or a copy is damaged.
+            StorageFullError: There is no room.
+        """
+        count = 0
+
+        async def restore(copy: Copy) -> None:
+            nonlocal count
+            _, _, kind, name = copy.key.split("/", 3)
+            if kind == "files":
+                try:
+                    path = names.path_of_key(name)
+                except ValueError:
+                    return  # nothing that we put there
+            else:
+                path = await self._long_path(copy.key.replace("/long/", "/names/", 1))
+            if await self._restore(copy.key, files, path):
+                count += 1
+
+        for kind in ("files", "long"):
+            await _each_of(self._copies.list(f"sessions/{session_id}/{kind}/"), restore)
+        return count
+
+    async def presigned(self, session_id: str, path: str, file: OpenedFile, seconds: int) -> str:
+        """A URL of the copy of an open file, which is made again if it is another one.
+
+        Raises:
+            StorageError: It did not work.
+        """
+        key = _keys(session_id, path)[0]
+        copy = await self._copies.head(key)
+        if copy is None or copy.size != file.size or copy.facts.get(_MTIME) != str(file.mtime_ns):
+            await self._copy(session_id, path, file)
+        return await self._copies.presigned(key, seconds)
+
+    async def _copy(self, session_id: str, path: str, file: OpenedFile) -> None:
+        """Copies what is there; of a file that becomes shorter meanwhile, that is less. Its change is to come yet."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                async for data in file.chunks(size=PART):
+                    yield data
+            except WorkspaceFileError:
+                return
+
+        if file.size > PART:
+            facts = _facts(path, file.mode, file.mtime_ns, None)
+            await self._put(session_id, path, chunks(), file.size, facts)
+        else:
+            data = b"".join([data async for data in chunks()])
+            facts = _facts(path, file.mode, file.mtime_ns, hashlib.sha256(data).hexdigest())
+            await self._put(session_id, path, data, len(data), facts)
+
+    async def _put(
+        self, session_id: str, path: str, data: bytes | AsyncIterator[bytes], size: int, facts: dict[str, str]
+    ) -> None:
+        key, *name = _keys(session_id, path)
+        if name:
+            await self._copies.put(name[0], os.fsencode(path))
+        await self._copies.put(key, data, size=size, facts=facts)
+
+    async def _long_path(self, key: str) -> str:
+        raw = b"".join([data async for data in self._copies.get(key)])
+        try:
+            return names.inner(names.shown(os.fsdecode(raw)))
+        except WorkspaceFileError as error:
+            raise StorageError(f"{key!r} is not the name of a file") from error
+
+    async def _restore(self, key: str, files: Path, path: str) -> bool:
+        copy = await self._copies.head(key)
+        if copy is None:
+            return False  # removed since it was listed
+        with explained(path):
+            file = await self._threads.quick(self._begin, files, undo=Incoming.close)
+        try:
+            with explained(path):
+                async for data in self._copies.get(key):
+                    for start in range(0, len(data), CHUNK):
+                        await self._threads.quick(file.write, data[start : start + CHUNK])
+            if copy.facts.get(_SHA256, file.checksum[7:]) != file.checksum[7:]:
+                raise StorageError(f"the copy of {names.shown(path)!r} is not what was sent")
+            mode, mtime = _number(copy.facts.get(_MODE), 8, 0o644), _number(copy.facts.get(_MTIME), 10, None)
+            try:
+                with explained(path):
+                    return await self._threads.quick(_place, file, files, path, mode, mtime)
+            except WorkspaceFileError:
+                return False  # there is something else of that name
+        finally:
+            await self._threads.finish(file.close)
+
+
+def _keys(session_id: str, path: str) -> tuple[str, ...]:
+    """The key of a file, and that of its name if it needs one."""
+    key = names.object_key(path)
+    if key is not None:
+        return (f"sessions/{session_id}/files/{key}",)
+    digest = names.object_hash(path)
+    return (f"sessions/{session_id}/long/{digest}", f"sessions/{session_id}/names/{digest}")
+
+
+def _facts(path: str, mode: int, mtime_ns: int, sha256: str | None) -> dict[str, str]:
+    facts = {
+        "Content-Type": names.mime_type(path),
+        "Content-Disposition": content_disposition(names.shown(path)),
+        _MODE: f"{mode:o}",
+        _MTIME: str(mtime_ns),
+    }
+    return facts if sha256 is None else {**facts, _SHA256: sha256}
+
+
+def _number(text: str | None, base: int, default: T) -> int | T:
+    try:
+        return int(text or "", base)
+    except ValueError:
+        return default
+
+
+def _open(files: Path, path: str) -> int:
+    top = os.open(files, DIRECTORY)
+    try:
+        return open_file(top, path)
+    finally:
+        os.close(top)
+
+
+def _place(file: Incoming, files: Path, path: str, mode: int, mtime_ns: int | None) -> bool:
+    top = os.open(files, DIRECTORY)
+    try:
+        return file.place(top, path, mode=mode, mtime_ns=mtime_ns, replace=False) is not None
+    finally:
+        os.close(top)
+
+
+async def _each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    async def one_by_one() -> AsyncIterator[T]:
+        for item in items:
+            yield item
+
+    await _each_of(one_by_one(), work)
+
+
+async def _each_of(items: AsyncIterator[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Does some of the work at once, and ends with the first error."""
+    turn = asyncio.Lock()
+
+    async def worker() -> None:
+        while True:
+            async with turn:
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
+            await work(item)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(worker())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
