@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ipybox import __version__
+from ipybox.cli.keys_app import keys_app
+from ipybox.cli.server_options import with_server_options
+from ipybox.cli.session_app import session_app
 
 app = typer.Typer(
     name="ipybox",
@@ -18,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(session_app, name="session")
+app.add_typer(keys_app, name="keys")
 
 
 def _show_version(wanted: bool) -> None:
@@ -167,6 +172,24 @@ def gateway(
             log_level=log_level,
         )
     )
+
+
+@app.command()
+@with_server_options
+def serve(
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file of settings, with underscores in their names.")
+    ] = None,
+    **flags: Any,
+) -> None:
+    """Run the control plane in the foreground: sessions for many, over HTTP.
+
+    Options win over environment variables, those over the file. Exit codes: 0 after it was asked to stop; 2 bad
+    settings; 125 it failed. The first key is made with `ipybox keys create --state-dir`.
+    """
+    from ipybox.cli.serve import run_server
+
+    raise typer.Exit(run_server(flags, config))
 
 
 @app.command()

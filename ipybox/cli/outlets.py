@@ -28,7 +28,7 @@ class Outlets:
             fd, data, written = self._queue.get()
             error: OSError | None = None
             try:
-                _write_all(fd, data)
+                write_all(fd, data)
             except OSError as caught:
                 error = caught
             try:
@@ -37,7 +37,8 @@ class Outlets:
                 return  # the loop is closed: nobody waits any more
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes) -> None:
+    """Writes all of it, however long that takes."""
     while data:
         try:
             data = data[os.write(fd, data) :]

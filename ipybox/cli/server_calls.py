@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,8 +53,6 @@ def ask(
         if error.name != "httpx":
             raise
         return typer.Exit(complain(str(error), OURSELVES))
-    except TimeoutError as error:
-        return typer.Exit(complain(str(error), OURSELVES))
     except (ControlError, OSError) as error:
         return typer.Exit(complain(str(error), OURSELVES))
     except ValueError as error:
@@ -67,6 +66,15 @@ async def _ask(
 
     async with AsyncControlClient(server, api_key) as client:
         return await work(client)
+
+
+@contextmanager
+def refuse(*errors: type[Exception]) -> Iterator[None]:
+    """Turns errors in what was given into the exit code for that."""
+    try:
+        yield
+    except errors as error:
+        raise typer.Exit(complain(str(error), USAGE)) from None
 
 
 def complain(text: str, code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from ipybox.cli.outlets import Outlets
 from ipybox.cli.server_calls import INTERRUPTED, OURSELVES, TIMEOUT, complain, say_json
 from ipybox.control.client.client import AsyncControlClient
 from ipybox.control.client.handles import AsyncExecution, made, quietly
-from ipybox.control.client.models import Event, ExecutionInfo, RunResult
+from ipybox.control.client.models import Event, ExecutionInfo
 from ipybox.control.client.options import CodeOptions
 
 LANGUAGES = {".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".sh": "shell", ".bash": "shell"}
@@ -78,17 +79,18 @@ async def follow(client: AsyncControlClient, execution_id: str, after: int, imag
     return exit_code(await execution.info())
 
 
-async def show_logs(client: AsyncControlClient, execution_id: str, after: int, *, as_json: bool) -> None:
+async def show_logs(
+    client: AsyncControlClient, execution_id: str, after: int, images_dir: Path | None, *, as_json: bool
+) -> None:
     """Shows what an execution has said until now."""
-    shown = Shown(None)
+    shown = Shown(images_dir, is_quiet=as_json)
     found: list[Event] = []
     while True:
         page = await client.executions.events(execution_id, after)
         for event in page.items:
+            await shown.show(event)
             if as_json:
                 found.append(event)
-            else:
-                await shown.show(event)
         if not page.items:
             break
         after = page.items[-1].seq
@@ -167,8 +169,6 @@ class Shown:
 
 def _save(image: bytes, directory: Path, ending: str) -> Path:
     """Under a name that nobody else chooses, in a directory that is made."""
-    import secrets
-
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{secrets.token_hex(8)}{ending}"
     with open(path, "xb") as file:

@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp
 
 from ipybox import __version__
+from ipybox.control.access.admission import Admission
 from ipybox.control.access.authentication import Authenticator
 from ipybox.control.access.guard import Guard
 from ipybox.control.access.metrics import ServerMetrics
@@ -22,7 +23,7 @@ from ipybox.control.access.rates import Rates
 from ipybox.control.api import executions, failures, files, health, internal, keys, sessions, streams, templates
 from ipybox.control.api.answers import Presigned, Problem
 from ipybox.control.api.auditing import Auditing
-from ipybox.control.api.context import Administrator, Context, Plane
+from ipybox.control.api.context import Administrator, Context, Plane, needs_principal
 from ipybox.control.service.control_plane import ControlPlane
 from ipybox.control.settings import ServerSettings
 from ipybox.control.states import SessionStatus
@@ -52,7 +53,8 @@ def create_app(settings: ServerSettings, plane: ControlPlane | None = None) -> A
         metrics=ServerMetrics(__version__, python=platform.python_version()) if plane is None else plane.metrics,
         rates=Rates(settings.rate_limit),
     )
-    return Guard(Auditing(_api(context, plane), context), settings, metrics=context.metrics)
+    inner = Auditing(_api(context, plane), context)
+    return Guard(inner, settings, admit=context.admit, metrics=context.metrics)
 
 
 def _api(context: Context, given: ControlPlane | None) -> FastAPI:
@@ -62,12 +64,17 @@ def _api(context: Context, given: ControlPlane | None) -> FastAPI:
             plane = given
             if plane is None:
                 plane = await stack.enter_async_context(ControlPlane(context.settings, context.metrics))
-            context.authenticator = Authenticator(context.settings, plane.keys)
+            context.admission = Admission(
+                Authenticator(context.settings, plane.keys),
+                context.rates,
+                metrics=context.metrics,
+                applies=needs_principal,
+            )
             context.plane = plane
             try:
                 yield
             finally:
-                context.plane = None
+                context.plane = context.admission = None
 
     app = FastAPI(
         title="ipybox",
@@ -155,9 +162,6 @@ def _document(app: FastAPI) -> dict[str, Any]:
     }
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            operation["parameters"] = [
-                each for each in operation.get("parameters", ()) if each["name"].lower() != "authorization"
-            ]
             if path != f"{PREFIX}/health":
                 operation["security"] = [{"key": []}, {}]
     return document

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,15 @@ import pytest_asyncio
 
 from ipybox.control.db.database import Database
 from tests.control.postgres_server import PostgresServer
+
+
+def _migrate(url: str) -> None:
+    async def migrate() -> None:
+        async with Database(url):
+            pass
+
+    with ThreadPoolExecutor(1) as elsewhere:  # there may be an event loop in this thread
+        elsewhere.submit(asyncio.run, migrate()).result()
 
 
 @pytest.fixture(scope="session")
@@ -27,38 +37,48 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def migrated(postgres: PostgresServer) -> str:
-    """Name of a database with tables and nothing in them, for copies."""
+    """Name of a database that tests use one after the other."""
     name = postgres.create()
-
-    async def migrate() -> None:
-        async with Database(postgres.url(name)):
-            pass
-
-    with ThreadPoolExecutor(1) as elsewhere:  # there may be an event loop in this thread
-        elsewhere.submit(asyncio.run, migrate()).result()
+    _migrate(postgres.url(name))
     return name
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with tables and nothing in them, for copies."""
+    path = tmp_path_factory.mktemp("migrated") / "ipybox.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
+    """URL of a database on SQLite, for what does not depend on which it is."""
+    return f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'ipybox.db')}"
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer, migrated: str) -> str:
+    """URL of a database on PostgreSQL, without anything in it."""
+    postgres.clear(migrated)
+    return postgres.url(migrated)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of a database without anything in it."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a database that nobody has opened yet."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/ipybox.db"
+        yield f"sqlite:///{tmp_path}/new.db"
         return
     server: PostgresServer = request.getfixturevalue("postgres")
     name = server.create()
-    yield server.url(name)
-    server.drop(name)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of a database without anything in it."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/ipybox.db"
-        return
-    server: PostgresServer = request.getfixturevalue("postgres")
-    name = server.create(request.getfixturevalue("migrated"))
     yield server.url(name)
     server.drop(name)
 
@@ -70,14 +90,8 @@ async def database(database_url: str) -> AsyncIterator[Database]:
         yield opened
 
 
-@pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """URL of a database on SQLite, for what does not depend on which it is."""
-    return f"sqlite:///{tmp_path}/ipybox.db"
-
-
 @pytest_asyncio.fixture
 async def sqlite_database(sqlite_url: str) -> AsyncIterator[Database]:
-    """A database on SQLite."""
+    """A database on SQLite, without anything in it."""
     async with Database(sqlite_url) as opened:
         yield opened

@@ -27,7 +27,7 @@ class Authenticator:
     def __init__(self, settings: ServerSettings, keys: KeyRing, failures: Rates | None = None) -> None:
         self._needs_key = settings.needs_key
         self._keys = keys
-        self._failures = failures or Rates(FAILED_AUTHENTICATIONS)
+        self._failures = failures if failures is not None else Rates(FAILED_AUTHENTICATIONS)
 
     async def principal_of(self, headers: Headers, address: str) -> Principal:
         """Who sends a request with these headers from that address.

@@ -14,13 +14,16 @@ from typing import Any, TextIO
 
 import structlog
 
-from ipybox.control.access.redaction import HIDDEN, is_secret_name, printable, redacted, redacted_line
+from ipybox.control.access.redaction import HIDDEN, is_secret_name, printable, redacted, redacted_line, redacted_text
 from ipybox.control.settings import ServerSettings
 
 ROUTED = ("ipybox", "uvicorn", "asyncio")
 """Loggers that are written this way, with all below them. Others are left as they are."""
 
 _BELOW = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi")  # may have handlers of uvicorn's own
+
+_TRACEBACKS = ("exception", "stack")
+_LONGEST_TRACEBACK = 64_000
 
 _Event = MutableMapping[str, Any]
 
@@ -95,14 +98,21 @@ def redact(_logger: Any, _method: str, event: _Event) -> _Event:
     """A processor that takes out what belongs in no log."""
     event.pop("color_message", None)  # uvicorn's, a second time with escape sequences
     for name, value in list(event.items()):
-        event[name] = HIDDEN if _is_secret(name) else redacted(value)
+        if name in _TRACEBACKS:
+            event[name] = redacted_text(_end_of(str(value)))
+        else:
+            event[name] = HIDDEN if _is_secret(name) else redacted(value)
     return event
 
 
 def on_one_line(_logger: Any, _method: str, event: _Event) -> _Event:
     """A processor for text: only tracebacks have more than one line, and these are marked."""
-    for name, value in list(event.items()):
-        if name in ("exception", "stack"):
+    for given, value in list(event.items()):
+        name = printable(given)
+        if name != given:
+            del event[given]
+            event[name] = value
+        if name in _TRACEBACKS:
             lines = [printable(line) for line in str(value).split("\n")]
             event[name] = "\n".join(f"  | {line}" for line in lines)
         elif isinstance(value, str):
@@ -120,6 +130,11 @@ class _RedactingFormatter(structlog.stdlib.ProcessorFormatter):
 
 def _is_secret(name: str) -> bool:
     return name != "event" and is_secret_name(name)  # `event` is what structlog calls the message
+
+
+def _end_of(text: str) -> str:
+    """The last lines of a long traceback, which say what happened."""
+    return text if len(text) <= _LONGEST_TRACEBACK else text[-_LONGEST_TRACEBACK:].partition("\n")[2]
 
 
 def _is_terminal(stream: TextIO) -> bool:

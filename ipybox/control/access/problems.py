@@ -63,6 +63,7 @@ STATUSES: Mapping[type[IpyboxError], int] = {
     control.ServerSettingsError: 500,
     control.StateInUseError: 500,
     control.ServerError: 500,
+    control.SessionEndedError: 409,
     control.ControlError: 500,
     SandboxUnavailableError: 503,
     ProgramStartError: 503,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -22,6 +23,7 @@ MOST_KEYS = 20_000
 """Of how many that ask it is remembered how often; who was not seen for longest is forgotten first."""
 
 _JUST_AFTER = 1e-3
+_LIMIT = re.compile(r"[1-9][0-9]{0,8} *(?:/|per) *(?:[1-9][0-9]{0,4} *)?[a-z]+", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,9 @@ class Rates:
         self._counters = _Counters(most, clock)
         self._limiter = SlidingWindowCounterRateLimiter(self._counters)
 
-    def __len__(self) -> int:
+    @property
+    def known(self) -> int:
+        """Of how many it is remembered."""
         return len(self._counters)
 
     @property
@@ -122,12 +126,13 @@ def address_key(address: str) -> str:
 
 
 def _parsed(limit: str, setting: str) -> RateLimitItem:
+    # The library would take the first of several limits for all, and a window of nothing for one of a second.
     try:
-        item = parse(limit)
+        item = parse(limit) if _LIMIT.fullmatch(limit.strip()) else None
     except ValueError:
-        raise ServerSettingsError(setting, f"must be such as 1200/minute, got {limit!r}") from None
-    if item.amount < 1 or item.get_expiry() < 1:
-        raise ServerSettingsError(setting, f"must let something through, got {limit!r}")
+        item = None
+    if item is None:
+        raise ServerSettingsError(setting, f"must be one limit such as 1200/minute, got {limit!r}")
     return item
 
 

@@ -40,6 +40,8 @@ SECRET_NAMES = frozenset(
 
 _DEEPEST = 6
 _MOST_ITEMS = 100
+_LONGEST = 16_000
+_LONGEST_URL = 1000
 _KEY = re.compile(r"(ipybox_[a-z2-7]{12})_[A-Za-z0-9]+", re.IGNORECASE)
 _LOOSE_KEY = re.compile(r"(ipybox_[A-Za-z0-9]{1,40})_[A-Za-z0-9]{16,}")
 _URL_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s\"<>]{0,500}@")
@@ -81,9 +83,9 @@ def redacted(value: Any, *, deepest: int = _DEEPEST) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return redacted_text(value)
+        return _cut(value)
     if isinstance(value, bytes):
-        return redacted_text(value.decode("utf-8", "backslashreplace"))
+        return _cut(value[: _LONGEST + _LONGEST_URL].decode("utf-8", "backslashreplace"))
     if deepest <= 0:
         return "…"
     if isinstance(value, Mapping):
@@ -93,7 +95,7 @@ def redacted(value: Any, *, deepest: int = _DEEPEST) -> Any:
         }
     if isinstance(value, list | tuple | set | frozenset):
         return [redacted(each, deepest=deepest - 1) for each in list(value)[:_MOST_ITEMS]]
-    return redacted_text(str(value))
+    return _cut(str(value))
 
 
 def is_secret_name(name: str) -> bool:
@@ -104,6 +106,12 @@ def is_secret_name(name: str) -> bool:
 def printable(text: str) -> str:
     r"""The text on one line: what breaks lines, moves a cursor or turns writing around is shown as ``\x0a``."""
     return _CONTROL.sub(_escaped, text)
+
+
+def _cut(text: str) -> str:
+    # A little more is looked at than is kept, so that no password is cut off from the '@' by which it is known.
+    shown = redacted_text(text[: _LONGEST + _LONGEST_URL])
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…"
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -480,6 +480,16 @@ class KeyAnswer(Answer):
         )
 
 
+class Identity(Answer):
+    """Who somebody is for the server. ``key_id`` is ``local`` where no key is needed."""
+
+    key_id: str
+    owner: str
+    scopes: list[str]
+    max_sessions: int | None
+    max_executions: int | None
+
+
 class NewKey(Answer):
     """A new key. ``secret`` is shown this once."""
 

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Header, Request
-from structlog.contextvars import bind_contextvars
+from fastapi import Depends, Request
+from starlette.types import Scope as AsgiScope
 
-from ipybox.control.access.authentication import Authenticator
+from ipybox.control.access.admission import Admission, caller_of, needs_caller
 from ipybox.control.access.metrics import ServerMetrics
-from ipybox.control.access.rates import Rates, address_key
-from ipybox.control.access.scopes import LOCAL, Principal, Scope
-from ipybox.control.errors import NoCapacityError, RateLimitedError
+from ipybox.control.access.rates import Rates
+from ipybox.control.access.scopes import Principal, Scope
+from ipybox.control.errors import NoCapacityError
 from ipybox.control.service.control_plane import ControlPlane
 from ipybox.control.settings import ServerSettings
 
@@ -26,7 +26,7 @@ class Context:
     metrics: ServerMetrics
     rates: Rates
     plane: ControlPlane | None = None
-    authenticator: Authenticator | None = None
+    admission: Admission | None = None
 
     @property
     def running(self) -> ControlPlane:
@@ -34,6 +34,22 @@ class Context:
         if self.plane is None:
             raise NoCapacityError("the server is starting", retry_after=1.0)
         return self.plane
+
+    async def admit(self, scope: AsgiScope) -> None:
+        """Finds out who sends a request, before anything of its body is read.
+
+        Raises:
+            UnauthenticatedError, RateLimitedError, NoCapacityError: As the names say.
+        """
+        if self.admission is not None:
+            await self.admission(scope)
+        elif needs_principal(scope["path"]):
+            raise NoCapacityError("the server is starting", retry_after=1.0)
+
+
+def needs_principal(path: str) -> bool:
+    """Whether it has to be known who asks for that path."""
+    return needs_caller(path) or path == "/metrics"
 
 
 def context_of(request: Request) -> Context:
@@ -46,37 +62,9 @@ def plane_of(request: Request) -> ControlPlane:
     return context_of(request).running
 
 
-def address_of(request: Request) -> str:
-    """Where a request comes from."""
-    return request.client.host if request.client is not None else ""
-
-
-async def principal_of(
-    request: Request,
-    authorization: Annotated[
-        str | None, Header(description="Bearer and a key; needed unless the server listens on the loopback only.")
-    ] = None,
-) -> Principal:
-    """Who asks, after counting the request.
-
-    Raises:
-        UnauthenticatedError, RateLimitedError: As the names say.
-    """
-    context = context_of(request)
-    assert context.running is not None
-    assert context.authenticator is not None
-    address = address_of(request)
-    try:
-        principal = await context.authenticator.principal_of(request.scope["headers"], address)
-        who = address_key(address) if principal is LOCAL else f"key {principal.key_id}"
-        state = await context.rates.check(who)
-    except RateLimitedError:
-        context.metrics.rate_limited.labels("rate").inc()
-        raise
-    request.state.rate = state
-    request.state.principal = principal
-    bind_contextvars(key_id=principal.key_id)
-    return principal
+async def principal_of(request: Request) -> Principal:
+    """Who asks. Raises :class:`UnauthenticatedError` if that is not known."""
+    return caller_of(request.scope)
 
 
 def act(request: Request, action: str, target: str = "", **detail: Any) -> None:

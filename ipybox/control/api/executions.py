@@ -18,7 +18,7 @@ from ipybox.control.api.answers import (
 from ipybox.control.api.bodies import ExecuteBody
 from ipybox.control.api.context import Executor, Plane, Reader, act
 from ipybox.control.api.documented import problems
-from ipybox.control.api.idempotency import IdempotencyKey, Made, once
+from ipybox.control.api.idempotency import IdempotencyKey, Made, Planned, once
 from ipybox.control.api.sessions import Cursor, Offset, SessionId
 from ipybox.control.records import Execution
 from ipybox.control.service.control_plane import ControlPlane
@@ -27,6 +27,7 @@ from ipybox.control.states import ExecutionKind
 
 router = APIRouter(prefix="/executions", tags=["executions"])
 ExecutionId = Annotated[str, Path(min_length=1, max_length=64)]
+_LISTED = 100_000
 After = Annotated[int, Query(ge=0, le=2**31, description="Cursor: ``seq`` of the last event that one has.")]
 
 
@@ -60,7 +61,7 @@ async def execute(
     """
     act(request, "execution.create", session_id)
 
-    async def make(planned: str | None) -> Made:
+    async def make(planned: Planned | None) -> Made:
         execution = await plane.executions.submit(principal, _asked(session_id, body, planned))
         act(request, "execution.create", execution.id, session_id=session_id)
         return 201, ExecutionTicket(
@@ -96,7 +97,7 @@ async def execute_sync(
     """Run code in a session, and wait for its result."""
     act(request, "execution.create", session_id)
 
-    async def make(planned: str | None) -> Made:
+    async def make(planned: Planned | None) -> Made:
         execution = await plane.executions.submit(principal, _asked(session_id, body, planned))
         act(request, "execution.create", execution.id, session_id=session_id)
         if not await plane.executions.wait(execution.id, sync_timeout):
@@ -115,11 +116,17 @@ async def list_executions(
     offset: Offset = 0,
     cursor: Cursor = None,
 ) -> ExecutionList:
-    """Executions of a session, newest first, with all that they wrote."""
+    """Executions of a session, newest first.
+
+    With the first 100,000 characters of what they wrote; all of it is in their results.
+    """
     page = await plane.executions.list(principal, session_id, limit=limit, offset=offset, cursor=cursor)
-    output = await plane.executions.output(page.items)
+    items = []
+    for each in page.items:  # one by one, as all of them together may be more than there is memory
+        whole = await _answer(plane, each)
+        items.append(whole.model_copy(update={"stdout": whole.stdout[:_LISTED], "stderr": whole.stderr[:_LISTED]}))
     return ExecutionList(
-        items=[ExecutionAnswer.of(each, output.get(each.id, ("", ""))) for each in page.items],
+        items=items,
         total=page.total,
         limit=limit,
         offset=offset,
@@ -158,9 +165,9 @@ async def interrupt(request: Request, plane: Plane, principal: Executor, executi
     return Interrupted(execution_id=execution.id, interrupted=await plane.executions.interrupt(principal, execution.id))
 
 
-def _asked(session_id: str, body: ExecuteBody, planned: str | None) -> NewExecution:
+def _asked(session_id: str, body: ExecuteBody, planned: Planned | None) -> NewExecution:
     return NewExecution(
-        id=planned,
+        id=planned.id if planned is not None else None,
         is_planned=planned is not None,
         session_id=session_id,
         language=body.language,

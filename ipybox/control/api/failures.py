@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ipybox.control.access.problems import MEDIA_TYPE, Problem, problem, problem_of, validation_problem
 from ipybox.control.api.context import context_of
@@ -18,6 +20,34 @@ from ipybox.control.api.executions import NotFinishedError
 from ipybox.control.errors import QuotaExceededError
 from ipybox.control.storage.ranges import RangeNotSatisfiableError
 from ipybox.errors import IpyboxError
+
+log = logging.getLogger("ipybox.control")
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+
+
+class Unexpected:
+    """Answers what nobody expected as every other problem; the framework would do it in plain text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a request."""
+        is_started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        except Exception as error:
+            if is_started or scope["type"] != "http":
+                raise
+            log.exception("a request failed")
+            await answer(Request(scope), problem_of(error))(scope, receive, send)
 
 
 def add_to(app: FastAPI) -> None:
@@ -27,6 +57,7 @@ def add_to(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(NotFinishedError, _not_finished)
     app.add_exception_handler(RangeNotSatisfiableError, _no_range)
+    app.add_middleware(Unexpected)
 
 
 def answer(request: Request, told: Problem, more: Mapping[str, str] | None = None) -> Response:
@@ -75,11 +106,10 @@ def _no_range(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """All methods of a path; a route knows its own only."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        matched, _ = route.matches(dict(request.scope))
-        if matched is not Match.NONE:
-            methods: Any = getattr(route, "methods", None)
-            found |= set(methods or ())
-    return sorted(found)
+    """All methods of a path; a route knows its own only, and a router within a router none at all."""
+    scope = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
+    return [
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]

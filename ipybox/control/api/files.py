@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from ipybox.control.api.answers import FileAnswer, FileList, Message, Presigned, Uploaded
 from ipybox.control.api.context import Executor, Plane, Reader, act
@@ -148,12 +149,7 @@ async def download(
             headers["Content-Range"] = part.content_range
         hold.hand_over()
         plane.metrics.downloaded.inc(stop - start)
-        return StreamingResponse(
-            _sent(opened, start, stop),
-            status_code=200 if part is None else 206,
-            headers=headers,
-            media_type=opened.mime_type,
-        )
+        return _FileResponse(opened, start, stop, 200 if part is None else 206, headers)
 
 
 @router.delete("/{file_path:path}", responses=problems(404, 409, 502), operation_id="delete_file")
@@ -172,6 +168,19 @@ def _matches(if_none_match: str, etag: str) -> bool:
     return "*" in wanted or etag in wanted
 
 
+class _FileResponse(StreamingResponse):
+    """Closes the file when it was sent, or could not be, or nobody was there any more."""
+
+    def __init__(self, opened: OpenedFile, start: int, stop: int, status: int, headers: dict[str, str]) -> None:
+        super().__init__(opened.chunks(start, stop), status, headers, opened.mime_type)
+        self._opened = opened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends it."""
+        async with self._opened:
+            await super().__call__(scope, receive, send)
+
+
 class _Kept:
     """Closes a file on the way out, unless it was handed over to who sends it."""
 
@@ -188,14 +197,6 @@ class _Kept:
     async def __aexit__(self, *exc: object) -> None:
         if self._is_ours:
             await self._opened.__aexit__(None, None, None)
-
-
-async def _sent(opened: OpenedFile, start: int, stop: int) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in opened.chunks(start, stop):
-            yield chunk
-    finally:
-        await opened.__aexit__(None, None, None)
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:

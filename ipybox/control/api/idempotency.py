@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Header, Request
@@ -31,6 +32,21 @@ IdempotencyKey = Annotated[
     ),
 ]
 Made = tuple[int, BaseModel]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a request with a key is to make.
+
+    Attributes:
+        id: Follows from the key.
+        is_again: Whether somebody has begun with it before, and did not live to answer.
+    """
+
+    id: str
+    is_again: bool
+
+
 REPLAYED = "Idempotent-Replayed"
 """Header of an answer that was given before."""
 
@@ -40,13 +56,13 @@ async def once(
     principal: Principal,
     key: str | None,
     kind: str,
-    make: Callable[[str | None], Awaitable[Made]],
+    make: Callable[[Planned | None], Awaitable[Made]],
 ) -> JSONResponse:
     """Answers a request that makes something.
 
     Args:
         kind: What it makes; goes into the planned id.
-        make: Makes it, with a planned id, or None for one of its own; returns status and body.
+        make: Makes it as planned, or with None as it likes; returns status and body.
 
     Raises:
         ConflictError: The first request with this key is still being worked on.
@@ -69,7 +85,7 @@ async def once(
     working = _working(request)
     working.add((principal.owner, key))
     try:
-        status, body = await make(planned_id(kind, principal.owner, key))
+        status, body = await make(Planned(planned_id(kind, principal.owner, key), earlier is not None))
         content: Any = body.model_dump(mode="json")
         await to_the_end(answers.complete(principal.owner, key, status, content))
     except (Exception, asyncio.CancelledError):

@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from ipybox.control.access.scopes import LOCAL
-from ipybox.control.api.answers import AuditAnswer, AuditList, KeyAnswer, NewKey
+from ipybox.control.api.answers import AuditAnswer, AuditList, Identity, KeyAnswer, NewKey
 from ipybox.control.api.bodies import KeyBody, RotateBody
 from ipybox.control.api.context import Administrator, Anybody, Plane, act
 from ipybox.control.api.documented import problems
@@ -47,14 +46,15 @@ async def list_keys(
 
 
 @router.get("/self", responses=problems(), operation_id="get_own_key")
-async def own(plane: Plane, principal: Anybody) -> dict[str, str | list[str]]:
+async def own(principal: Anybody) -> Identity:
     """Who one is, and what one may do."""
-    return {
-        "key_id": principal.key_id,
-        "owner": principal.owner,
-        "scopes": sorted(principal.scopes),
-        "is_local": "true" if principal is LOCAL else "false",
-    }
+    return Identity(
+        key_id=principal.key_id,
+        owner=principal.owner,
+        scopes=sorted(principal.scopes),
+        max_sessions=principal.max_sessions,
+        max_executions=principal.max_executions,
+    )
 
 
 @router.post(

@@ -6,13 +6,16 @@ Nothing is kept: what is not the file is dropped, and the file's bytes are hande
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ipybox.control.errors import RequestRefusedError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 _HEADERS = 16 * 1024
 
@@ -28,7 +31,7 @@ class _Parts:
         self.has_begun = self.has_ended = self.is_over = False
         self.chunks: deque[bytes] = deque()
 
-    def calls(self) -> dict[str, Callable[..., Any]]:
+    def calls(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._part_begin,
             "on_header_field": self._header_field,

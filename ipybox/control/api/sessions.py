@@ -11,7 +11,7 @@ from ipybox.control.api.answers import SessionAnswer, SessionList
 from ipybox.control.api.bodies import InstallBody, RenewBody, SessionBody, bytes_of
 from ipybox.control.api.context import Executor, Plane, Reader, act
 from ipybox.control.api.documented import problems
-from ipybox.control.api.idempotency import IdempotencyKey, Made, once
+from ipybox.control.api.idempotency import IdempotencyKey, Made, Planned, once
 from ipybox.control.db.sessions import SessionFilter
 from ipybox.control.errors import RequestRefusedError
 from ipybox.control.service.requests import NewSession
@@ -36,7 +36,7 @@ async def create(
     """
     act(request, "session.create", body.id or "", template_id=body.template_id)
 
-    async def make(planned: str | None) -> Made:
+    async def make(planned: Planned | None) -> Made:
         session = await plane.sessions.create(principal, _asked(body, planned))
         act(request, "session.create", session.id, template_id=body.template_id)
         return 201, SessionAnswer.of(session)
@@ -135,10 +135,10 @@ async def delete(request: Request, plane: Plane, principal: Executor, session_id
     return Response(status_code=204)
 
 
-def _asked(body: SessionBody, planned: str | None) -> NewSession:
+def _asked(body: SessionBody, planned: Planned | None) -> NewSession:
     return NewSession(
-        id=body.id or planned,
-        is_planned=planned is not None,
+        id=body.id or (planned.id if planned is not None else None),
+        is_planned=planned is not None and (planned.is_again or body.id is None),
         template_id=body.template_id,
         # The model's clients send other modes, which mean nothing there either.
         mode=SessionMode.STATEFUL if body.mode == SessionMode.STATEFUL else SessionMode.STATELESS,

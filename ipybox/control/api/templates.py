@@ -12,7 +12,8 @@ from ipybox.control.api.answers import Message, TemplateAnswer
 from ipybox.control.api.bodies import MIB, TemplateBody, TemplateChanges
 from ipybox.control.api.context import Plane, Reader, Templater, act
 from ipybox.control.api.documented import problems
-from ipybox.control.api.idempotency import IdempotencyKey, Made, once
+from ipybox.control.api.idempotency import IdempotencyKey, Made, Planned, once
+from ipybox.control.errors import ConflictError
 from ipybox.control.records import Template
 from ipybox.control.service.ids import now
 
@@ -47,8 +48,16 @@ async def create(
         updated_at=at,
     )
 
-    async def make(planned: str | None) -> Made:
-        return 201, TemplateAnswer.of(await plane.templates.add(template))
+    async def make(planned: Planned | None) -> Made:
+        try:
+            made = await plane.templates.add(template)
+        except ConflictError:
+            if planned is None or not planned.is_again:
+                raise
+            made = await plane.templates.get(body.id)
+            if made.owner != principal.owner:
+                raise
+        return 201, TemplateAnswer.of(made)
 
     return await once(request, principal, idempotency_key, "template", make)
 

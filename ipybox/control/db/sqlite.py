@@ -2,6 +2,9 @@
 
 A transaction is one step into a thread and back, rather than one per statement, and the event loop does none of it. One
 connection writes, so that nobody in this process waits for a lock; other processes wait for each other.
+
+A commit outlives this process, however that ends. If the machine loses power the last ones may be gone, each as a
+whole: a commit does not wait for the disk, which can take many milliseconds.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from ipybox.control.inside import families
+from ipybox.control.inside.cells import BACKEND, LOST, Cells
 from ipybox.control.inside.executions import Execution, Ground
 from ipybox.control.inside.outputs import Line
 from ipybox.control.inside.places import REPLIES, REQUESTS, WORKSPACE
@@ -35,8 +36,11 @@ from ipybox.session.inside_loop import CHUNK, InsideLoop
 MODULE = __name__
 SETTINGS = "IPYBOX_AGENT"
 """Variable in which an agent finds what concerns its own session; nothing that it starts has it."""
-_IMPORTS = ("asyncio", "contextlib", "dataclasses", "random", "re", "tempfile", "unittest", "uuid")
-"""What code uses often; imported once for all sandboxes."""
+_IMPORTS = (
+    *("asyncio", "contextlib", "dataclasses", "random", "re", "tempfile", "unittest", "uuid"),
+    "ipybox.control.inside.interpreter",
+)
+"""What code uses often, and IPython; imported once for all sandboxes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,14 +164,17 @@ class Agent:
         self._ground = Ground(
             loop=loop,
             line=self._line,
-            env=env,
+            env={"MPLBACKEND": "agg", **env},
             python=_python,
             processes=settings.processes,
             limit=settings.output_bytes,
         )
         self._loop = loop
         self._decoder = Decoder()
-        self._running: dict[int, Execution] = {}
+        self._running: dict[int, Execution | Cells] = {}
+        self._cells: Cells | None = None
+        self._backend = env.get("MPLBACKEND", BACKEND)
+        self._wants_cells = settings.interpreter
         self._operations = {
             "run": self._run,
             "interrupt": self._interrupt,
@@ -181,6 +188,8 @@ class Agent:
         os.set_blocking(REQUESTS, False)
         self._loop.on_readable(REQUESTS, self._hear)
         self._line.put(frame({"id": 0, "is": "ready"}))
+        if self._wants_cells:
+            self._cells = self._interpreter()  # so that the first cell does not have to wait for it
         self._loop.run()
 
     def _hear(self) -> None:
@@ -207,13 +216,33 @@ class Agent:
         path = {**self._ground.env, **head["env"]}.get("PATH", os.defpath)
         if kind == "javascript" and shutil.which("node", path=path) is None:
             return self._refuse(number, "node is not installed, so JavaScript can't be run")
-        code = body.decode("utf-8", "surrogateescape")
+        say = partial(self._say, number)
         try:
-            self._running[number] = Execution(self._ground, head, code, partial(self._say, number))
+            if kind == "cell":
+                return self._run_cell(number, head, body)
+            self._running[number] = Execution(self._ground, head, body.decode("utf-8", "surrogateescape"), say)
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
                 raise
             self._refuse(number, f"no process can be made to run it: {error.strerror}")
+
+    def _run_cell(self, number: int, head: dict[str, Any], body: bytes) -> None:
+        if self._cells is not None and self._cells.is_busy:
+            return self._refuse(number, "another cell runs")
+        has_lost = self._cells is not None and self._cells.has_lost
+        if self._cells is None or self._cells.is_over:
+            self._cells = self._interpreter()
+
+        def say(said: dict[str, Any], data: bytes = b"") -> None:
+            self._say(number, {**said, "state_lost": True} if has_lost and said["is"] == "end" else said, data)
+
+        if has_lost:
+            say({"is": "stderr"}, f"{LOST}\n".encode())
+        self._running[number] = self._cells
+        self._cells.run(head, body, say)
+
+    def _interpreter(self) -> Cells:
+        return Cells(self._ground, {**self._ground.env, "MPLBACKEND": self._backend})
 
     def _refuse(self, number: int, why: str) -> None:
         self._say(number, {"is": "stderr"}, f"{why}\n".encode())

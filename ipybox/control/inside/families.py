@@ -40,9 +40,9 @@ def end(pid: int) -> None:
     _end(lambda tree: [pid, *warden.descendants(pid, tree)])
 
 
-def end_below(pid: int) -> None:
-    """Ends all below a process, but not itself."""
-    _end(lambda tree: warden.descendants(pid, tree))
+def end_below(pid: int, spared: Collection[int]) -> None:
+    """Ends all below a process, but not itself, nor those that are spared."""
+    _end(lambda tree: [each for each in warden.descendants(pid, tree) if each not in spared])
 
 
 def end_strays(known: Collection[int]) -> bool:

@@ -15,6 +15,7 @@ RESULT_FD: Final = 4
 """Descriptor at which it says what was returned."""
 
 _HARNESS = """\
+(() => {
 'use strict';
 const fs = require('fs'), vm = require('vm'), path = require('path');
 const request = JSON.parse(fs.readFileSync(CODE_FD, 'utf8'));
@@ -59,6 +60,7 @@ const returned = (value) => {
   say({is: 'value'}, text);
 };
 if (handler) Promise.resolve().then(() => handler(request.event)).then(returned, fail);
+})();
 """
 
 

@@ -71,7 +71,6 @@ def environment(spec: SessionSpec) -> dict[str, str]:
         "USER": "sandbox",
         "LOGNAME": "sandbox",
         "SHELL": "/bin/sh",
-        "MPLBACKEND": "agg",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "PIP_NO_INPUT": "1",
         "PIP_NO_WARN_SCRIPT_LOCATION": "1",

@@ -27,7 +27,8 @@ def read(text: bytes) -> Any:
     if max(accumulate(_STEP.get(byte, 0) for byte in brackets if byte in b"[]{}"), default=0) > DEEPEST:
         raise UntrustedJsonError(f"it is nested deeper than {DEEPEST}")
     try:
-        value = json.loads(text, parse_constant=lambda name: None, parse_float=_finite)
+        decoded = text.decode("utf-8", "replace")
+        value = json.loads(decoded, parse_constant=lambda name: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UntrustedJsonError(str(error)[:300]) from None
     return _encodable(value) if b"\\u" in text else value

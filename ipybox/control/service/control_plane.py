@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import math
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -32,7 +32,6 @@ from ipybox.control.settings import ServerSettings
 from ipybox.control.storage.copies import Copies
 from ipybox.control.storage.workspaces import Workspaces
 from ipybox.errors import IpyboxError
-from ipybox.sandbox import staging
 
 log = logging.getLogger("ipybox.control")
 
@@ -68,7 +67,7 @@ class ControlPlane:
         self.settings = settings
         self.metrics = metrics or ServerMetrics(__version__, python=platform.python_version())
         self.draining = False
-        self._patience = settings.drain_timeout
+        self._deadline = math.inf
         self._began = time.monotonic()
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,9 +89,9 @@ class ControlPlane:
                         allow_http=settings.s3_allow_http,
                     )
                 )
-            uid = staging.sandbox_uid() if os.geteuid() == 0 else None
+            # Files belong to this process's user; in sandboxes, a mount shows them as their own user's.
             self.workspaces = await self._stack.enter_async_context(
-                Workspaces(state.workspaces, uid=uid, min_free_bytes=settings.min_free_bytes, copies=copies)
+                Workspaces(state.workspaces, uid=None, min_free_bytes=settings.min_free_bytes, copies=copies)
             )
             self.copies = copies
             self.host = await self._stack.enter_async_context(
@@ -131,12 +130,14 @@ class ControlPlane:
 
     def begin_to_stop(self) -> None:
         """Takes nothing new from now on; what runs goes on."""
-        self.draining = True
+        if not self.draining:
+            self.draining = True
+            self._deadline = time.monotonic() + self.settings.drain_timeout
         self.sessions.stop_taking()
 
     def hurry(self) -> None:
         """Does not wait for what runs any more."""
-        self._patience = 0.0
+        self._deadline = time.monotonic()
 
     async def health(self) -> Mapping[str, Json]:
         """Looks at everything that it depends on, just now."""
@@ -169,7 +170,7 @@ class ControlPlane:
 
     async def _drain(self) -> None:
         self.begin_to_stop()
-        await self.executions.drain(self._patience)
+        await self.executions.drain(max(0.0, self._deadline - time.monotonic()))
 
     async def _forget(self) -> None:
         before = now() - timedelta(seconds=self.settings.keep_ended_sessions)

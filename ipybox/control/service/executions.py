@@ -50,6 +50,7 @@ class _Active:
     events: EventLog
     done: asyncio.Event
     task: asyncio.Task[None] | None = None
+    work: asyncio.Future[RunOutcome] | None = None
     running: RunningSession | None = None
     ending: tuple[ExecutionStatus, Reason, str] | None = None
 
@@ -223,7 +224,10 @@ class Executions:
         await self._finish(execution, ExecutionStatus.CRASHED, reason, detail)
 
     async def drain(self, seconds: float) -> None:
-        """Takes no more; gives those that run some time, then ends them. The next server has those run that wait."""
+        """Takes no more; gives those that run so much longer, then ends them.
+
+        The next server has those run that wait.
+        """
         self._stopping = True
         for active in list(self._active.values()):
             if active.running is None and active.task is not None:
@@ -236,12 +240,13 @@ class Executions:
                         await active.done.wait()
                 except TimeoutError:
                     pass
-        text = f"the server was stopped while it ran, after {seconds:g} s of waiting for it"
+        text = f"the server was stopped while it ran, after {self._settings.drain_timeout:g} s of waiting for it"
         rest = list(self._active.values())
         for active in rest:
             active.ending = ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, text
-            if active.task is not None:
-                active.task.cancel()
+            for each in (active.work, active.task):
+                if each is not None:
+                    each.cancel()
         if rest:
             await asyncio.gather(*(active.done.wait() for active in rest))
 
@@ -315,13 +320,9 @@ class Executions:
             event=execution.event,
             env_vars=execution.env_vars,
         )
-        work = asyncio.ensure_future(running.run(request, active.events.add))
-        while not work.done():
-            try:
-                await asyncio.wait([work])
-            except asyncio.CancelledError:  # the server stops: it is ended, and that is its result
-                work.cancel()
-        if work.cancelled():
+        work = active.work = asyncio.ensure_future(running.run(request, active.events.add))
+        await asyncio.wait([work])
+        if work.cancelled():  # the server stops, and that is its result
             ending = active.ending or (ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, "the server was stopped")
             return await self._finish(execution, *ending, events=active.events)
         outcome = work.result()

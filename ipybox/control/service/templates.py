@@ -14,7 +14,13 @@ from typing import Any
 
 from ipybox.control.access.scopes import Principal
 from ipybox.control.db.database import Database
-from ipybox.control.errors import ConflictError, ForbiddenError, RecordNotFoundError, RequestRefusedError
+from ipybox.control.errors import (
+    ConflictError,
+    ForbiddenError,
+    RecordNotFoundError,
+    RequestRefusedError,
+    ServerSettingsError,
+)
 from ipybox.control.records import Page, ResourceLimits, Template
 from ipybox.control.runtime.host import SessionHost, WarmSpec
 from ipybox.control.service.bounds import check_network
@@ -44,6 +50,7 @@ class Templates:
         self._db, self._host, self._packages = db, host, packages
         self._installing: dict[str, asyncio.Lock] = {}
         self._warm: dict[str, WarmSpec] = {}
+        self._newest: dict[str, Template] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: dict[str, str] = {}
         """Why templates could not be made warm, by id."""
@@ -68,9 +75,11 @@ class Templates:
                     updated_at=at,
                 )
             )
-        wanted = {BUILT_IN, *also_warm}
-        for template_id in wanted:
-            self.warm_up(await self._db.templates.get(template_id))
+        for template_id in {BUILT_IN, *also_warm}:
+            try:
+                self.warm_up(await self._db.templates.get(template_id))
+            except RecordNotFoundError as error:
+                raise ServerSettingsError("warm", str(error)) from error
 
     async def close(self) -> None:
         """Warms nothing up any more."""
@@ -129,6 +138,7 @@ class Templates:
 
     def warm_up(self, template: Template) -> None:
         """Begins to have it ready."""
+        self._newest[template.id] = template
         task = asyncio.get_running_loop().create_task(self._warm_up(template))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -138,15 +148,20 @@ class Templates:
             spec = await self.warm_spec(template)
             await self._host.warm(spec)
         except (IpyboxError, OSError) as error:
-            self.failures[template.id] = str(error)
+            if self._newest.get(template.id) is template:
+                self.failures[template.id] = str(error)
             log.warning("a template is not warm", extra={"template_id": template.id, "reason": str(error)})
             return
+        if self._newest.get(template.id) is not template:  # it was changed or removed meanwhile
+            return await self._host.cool(spec)
         self.failures.pop(template.id, None)
         old, self._warm[template.id] = self._warm.get(template.id), spec
         if old is not None:
             await self._host.cool(old)
 
     async def _cool(self, template_id: str) -> None:
+        self._newest.pop(template_id, None)
+        self.failures.pop(template_id, None)
         spec = self._warm.pop(template_id, None)
         if spec is not None:
             await self._host.cool(spec)

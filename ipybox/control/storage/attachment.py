@@ -14,7 +14,9 @@ def content_disposition(name: str) -> str:
     The first name is for old clients, ASCII with ``_`` for what can't be said; the second is the whole name in UTF-8.
     """
     name = name.rpartition("/")[2]
-    plain = "".join(char if " " <= char <= "~" else "_" for char in name).translate(_UNSAFE).strip(" .") or "download"
+    if not name.strip(" ."):
+        name = "download"
+    plain = "".join(char if " " <= char <= "~" else "_" for char in name).translate(_UNSAFE)
     if plain == name:
         return f'attachment; filename="{plain}"'
     encoded = quote(name.encode("utf-8", "replace"), safe=_ATTRIBUTE_CHARACTERS)

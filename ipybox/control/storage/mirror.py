@@ -15,6 +15,8 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +36,14 @@ _AT_ONCE = 8
 _SHA256, _MODE, _MTIME = "sha256", "mode", "mtime"
 
 
+@dataclass(slots=True)
+class _Lock:
+    """A lock, and how many want it."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wanted: int = 0
+
+
 class Mirror:
     """Keeps copies of what sessions have.
 
@@ -45,24 +55,29 @@ class Mirror:
 
     def __init__(self, copies: Copies, threads: Threads, begin: Callable[[Path], Incoming]) -> None:
         self._copies, self._threads, self._begin = copies, threads, begin
+        self._locks: dict[tuple[str, str], _Lock] = {}
 
-    async def send(self, session_id: str, path: str, file: Incoming) -> None:
-        """Copies an upload, before code can see or change it.
+    async def receive(
+        self, session_id: str, files: Path, path: str, file: Incoming, place: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Copies an upload, and then puts it in its place: code can't change it before, and who waits has both.
 
         Raises:
-            StorageError: It did not work.
+            StorageError: It could not be copied, and was not placed.
         """
-
-        async def chunks() -> AsyncIterator[bytes]:
-            for start in range(0, file.size, PART):
-                yield await self._threads.quick(file.read, start, PART)
-
-        mtime = await self._threads.quick(lambda: file.mtime_ns)
-        facts = _facts(path, 0o644, mtime, file.checksum.removeprefix("sha256:"))
-        if file.size <= PART:
-            await self._put(session_id, path, await self._threads.quick(file.read, 0, PART), file.size, facts)
-        else:
-            await self._put(session_id, path, chunks(), file.size, facts)
+        async with self._alone(session_id, path):
+            try:
+                await self._send(session_id, path, file)
+                return await place()
+            except StorageError:
+                raise
+            except BaseException:
+                try:  # the copy may be of what did not find its place
+                    if not await self._copy_if_there(session_id, files, path):
+                        await self._copies.delete(_keys(session_id, path))
+                except StorageError:
+                    pass  # and the first error is the one to tell
+                raise
 
     async def push(self, session_id: str, files: Path, paths: Iterable[str]) -> None:
         """Makes the copies of some paths what the files are now: changed, or gone.
@@ -73,32 +88,37 @@ class Mirror:
         gone: list[str] = []
 
         async def push(path: str) -> None:
-            if not NEVER_COPIED.isdisjoint(path.split("/")[:-1]):
-                return
-            try:
-                with explained(path):
-                    fd = await self._threads.quick(_open, files, path, undo=os.close)
-            except WorkspaceFileError:  # gone, or a link, or unreadable: nothing that one could bring back
-                gone.extend(_keys(session_id, path))
-                return
-            async with OpenedFile(fd, path, self._threads) as file:
-                await self._copy(session_id, path, file)
+            if NEVER_COPIED.isdisjoint(path.split("/")[:-1]):
+                async with self._alone(session_id, path):
+                    if not await self._copy_if_there(session_id, files, path):
+                        gone.append(path)
+
+        async def look_again(path: str) -> None:
+            async with self._alone(session_id, path):
+                await self._copy_if_there(session_id, files, path)
 
         await _each(paths, push)
-        await self._copies.delete(gone)
+        if gone:
+            await self._copies.delete(key for path in gone for key in _keys(session_id, path))
+            await _each(gone, look_again)  # an upload may have come in between
 
-    async def forget(self, session_id: str, path: str) -> None:
-        """Removes the copy of a path, and of all below it.
+    async def push_below(self, session_id: str, files: Path, path: str) -> None:
+        """As :meth:`push`, for a path and all copies that are of paths below it.
 
         Raises:
-            StorageError: It did not work.
+            StorageError: It did not work; some may be done.
         """
-        await self._copies.delete(_keys(session_id, path))
+        below = [path]
         if (key := names.object_key(path)) is not None:
-            await self._copies.delete_prefix(f"sessions/{session_id}/files/{key}/")
+            async for copy in self._copies.list(f"sessions/{session_id}/files/{key}/"):
+                try:
+                    below.append(names.path_of_key(copy.key.split("/", 3)[3]))
+                except ValueError:
+                    continue  # nothing that we put there
         async for copy in self._copies.list(f"sessions/{session_id}/names/"):
-            if (await self._long_path(copy.key)).startswith(f"{path}/"):
-                await self._copies.delete([copy.key, copy.key.replace("/names/", "/long/", 1)])
+            if (long := await self._long_path(copy.key)).startswith(f"{path}/"):
+                below.append(long)
+        await self.push(session_id, files, below)
 
     async def remove(self, session_id: str) -> None:
         """Removes all copies of a session.
@@ -143,8 +163,44 @@ class Mirror:
         key = _keys(session_id, path)[0]
         copy = await self._copies.head(key)
         if copy is None or copy.size != file.size or copy.facts.get(_MTIME) != str(file.mtime_ns):
-            await self._copy(session_id, path, file)
+            async with self._alone(session_id, path):
+                await self._copy(session_id, path, file)
         return await self._copies.presigned(key, seconds)
+
+    @asynccontextmanager
+    async def _alone(self, session_id: str, path: str) -> AsyncIterator[None]:
+        """One at a time for each path: of two versions, the copy must be of the one that stays."""
+        key = (session_id, path)
+        lock = self._locks.setdefault(key, _Lock())
+        lock.wanted += 1
+        try:
+            async with lock.lock:
+                yield
+        finally:
+            lock.wanted -= 1
+            if not lock.wanted:
+                del self._locks[key]
+
+    async def _send(self, session_id: str, path: str, file: Incoming) -> None:
+        async def chunks() -> AsyncIterator[bytes]:
+            for start in range(0, file.size, PART):
+                yield await self._threads.quick(file.read, start, PART)
+
+        mtime = await self._threads.quick(lambda: file.mtime_ns)
+        facts = _facts(path, 0o644, mtime, file.checksum.removeprefix("sha256:"))
+        small = file.size <= PART
+        data = await self._threads.quick(file.read, 0, PART) if small else chunks()
+        await self._put(session_id, path, data, file.size, facts)
+
+    async def _copy_if_there(self, session_id: str, files: Path, path: str) -> bool:
+        try:
+            with explained(path):
+                fd = await self._threads.quick(_open, files, path, undo=os.close)
+        except WorkspaceFileError:  # gone, or a link, or unreadable: nothing that one could bring back
+            return False
+        async with OpenedFile(fd, path, self._threads) as file:
+            await self._copy(session_id, path, file)
+        return True
 
     async def _copy(self, session_id: str, path: str, file: OpenedFile) -> None:
         """Copies what is there; of a file that becomes shorter meanwhile, that is less. Its change is to come yet."""

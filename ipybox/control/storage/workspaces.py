@@ -74,7 +74,7 @@ class Workspaces:
         self._token = f"{secrets.token_hex(8)}-"
         self._intakes: dict[str, _Intake] = {}
         self._copies = copies
-        self._mirror = None if copies is None else Mirror(copies, self._threads, self._restored)
+        self._mirror = None if copies is None else Mirror(copies, self._threads, self._begin)
 
     async def __aenter__(self) -> Self:
         await self._threads.quick(self._make_root)
@@ -188,56 +188,57 @@ class Workspaces:
             await self._threads.quick(_within, files, lambda top: incoming.check_target(top, inner))
         intake = self._intakes.setdefault(session_id, _Intake())
         intake.uploads += 1
-        mine = 0
         try:
-            pending, before = intake.pending, intake.received
-            used = await self._usage(session_id)
-            if not used.is_complete:
-                raise StorageFullError("the workspace has more files than can be counted")
-            room = quota - used.size - pending
-            with explained(inner):
-                file = await self._threads.quick(
-                    Incoming.begin,
-                    str(files.parent / "incoming"),
-                    self._token,
-                    self._uid,
-                    self._min_free_bytes,
-                    undo=Incoming.close,
-                )
-                try:
-                    buffer = bytearray()
-                    async for chunk in chunks:
-                        mine += len(chunk)
-                        intake.pending += len(chunk)
-                        intake.received += len(chunk)
-                        if mine > limit:
-                            raise FileTooLargeError(limit)
-                        if intake.received - before > room:
-                            raise StorageFullError(f"the workspace would be larger than {quota} bytes")
-                        buffer += chunk
-                        if len(buffer) >= CHUNK:
-                            await self._threads.quick(file.write, buffer)
-                            buffer = bytearray()
-                    await self._threads.quick(file.write, buffer)
-                    if self._mirror is not None:
-                        await self._mirror.send(session_id, inner, file)
-                    try:
-                        stored = await self._threads.quick(_placed, file, files, inner)
-                    except BaseException:
-                        if self._mirror is not None:
-                            await self._mirror.push(session_id, files, [inner])
-                        raise
-                finally:
-                    await self._threads.finish(file.close)
-            mine, landed = 0, mine
-            intake.pending -= landed
-            return stored
+            return await self._receive(session_id, inner, chunks, limit, quota, intake)
         finally:
-            intake.pending -= mine
-            intake.received -= mine
             intake.uploads -= 1
             if not intake.uploads and self._intakes.get(session_id) is intake:
                 del self._intakes[session_id]
+
+    async def _receive(
+        self, session_id: str, path: str, chunks: AsyncIterable[bytes], limit: int, quota: int, intake: _Intake
+    ) -> StoredFile:
+        pending, before = intake.pending, intake.received
+        used = await self._usage(session_id)
+        if not used.is_complete:
+            raise StorageFullError("the workspace has more files than can be counted")
+        room = quota - used.size - pending
+        files = self.files(session_id)
+        with explained(path):
+            file = await self._threads.quick(self._begin, files, undo=Incoming.close)
+        mine, is_placed = 0, False
+        try:
+            buffer = bytearray()
+            async for chunk in chunks:
+                mine += len(chunk)
+                intake.pending += len(chunk)
+                intake.received += len(chunk)
+                if mine > limit:
+                    raise FileTooLargeError(limit)
+                if intake.received - before > room:
+                    raise StorageFullError(f"the workspace would be larger than {quota} bytes")
+                buffer += chunk
+                if len(buffer) >= CHUNK:
+                    await self._append(file, path, buffer)
+                    buffer = bytearray()
+            await self._append(file, path, buffer)
+
+            async def place() -> StoredFile:
+                with explained(path):
+                    return await self._threads.quick(_placed, file, files, path)
+
+            stored = await (self._mirror.receive(session_id, files, path, file, place) if self._mirror else place())
+            is_placed = True
+            return stored
+        finally:
+            intake.pending -= mine
+            if not is_placed:
+                intake.received -= mine
+            await self._threads.finish(file.close)
+
+    async def _append(self, file: Incoming, path: str, data: bytearray) -> None:
+        with explained(path):
+            await self._threads.quick(file.write, data)
 
     async def open(self, session_id: str, path: str) -> OpenedFile:
         """Opens a regular file to be read: ``async with await workspaces.open(...) as file``.
@@ -301,7 +302,7 @@ class Workspaces:
         with explained(inner):
             await self._threads.long(lambda stop: _within(files, lambda top: drop(top, stop)))
         if self._mirror is not None:
-            await self._mirror.forget(session_id, inner)
+            await self._mirror.push_below(session_id, files, inner)
 
     # ---- what code has done -----------------------------------------------------------------------------------
 
@@ -427,7 +428,7 @@ class Workspaces:
         with explained(""):
             return await self._threads.long(lambda stop: _within(files, lambda top: work(top, stop)))
 
-    def _restored(self, files: Path) -> Incoming:
+    def _begin(self, files: Path) -> Incoming:
         return Incoming(str(files.parent / "incoming"), self._token, self._uid, self._min_free_bytes)
 
 
@@ -451,7 +452,8 @@ def _list(top: int, path: str, limit: int, recursive: bool, stop: Stop) -> list[
     try:
         facts = os.fstat(place)
         if not stat.S_ISDIR(facts.st_mode):
-            return [stored_file(path, facts)][:limit]
+            is_wanted = stat.S_ISREG(facts.st_mode) or not recursive
+            return [stored_file(path, facts)][: limit if is_wanted else 0]
         here = os.open(".", DIRECTORY, dir_fd=place)
     finally:
         os.close(place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import signal
 import sqlite3
 import stat
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ipybox.control.db.database import Database
-from ipybox.control.errors import NoCapacityError, RecordNotFoundError, ServerSettingsError
+from ipybox.control.db.database import Database, transactions_of
+from ipybox.control.db.sessions import Sessions
+from ipybox.control.errors import NoCapacityError, RecordNotFoundError, ServerSettingsError, StorageFullError
 from tests.control.made import a_session, later
 from tests.control.postgres_server import PostgresServer
 
@@ -128,9 +130,41 @@ async def test_a_transaction_that_fails_leaves_nothing(database: Database) -> No
 
 
 @pytest.mark.asyncio
-async def test_a_server_that_restarts_is_survived(postgres: PostgresServer, migrated: str) -> None:
-    name = postgres.create(migrated)
-    async with Database(postgres.url(name)) as database:
+async def test_a_full_disk_is_said_and_takes_nothing_away(sqlite_url: str) -> None:
+    transactions = transactions_of(sqlite_url)
+    sessions = Sessions(transactions)
+    pages = await transactions.write(lambda connection: connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+    await transactions.write(lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count={pages + 20}"))
+    added = []
+    with pytest.raises(StorageFullError):
+        for number in range(1000):
+            await sessions.add(a_session(f"s{number}", detail="x" * 1000))
+            added.append(f"s{number}")
+    assert len(added) > 1
+    assert [each.id for each in await sessions.alive()] == sorted(added)
+    await sessions.remove(added.pop())
+    assert [each.id for each in await sessions.alive()] == sorted(added)
+    await transactions.close()
+
+
+@pytest.mark.asyncio
+async def test_a_disk_that_fails_is_said_and_takes_nothing_away(sqlite_database: Database, tmp_path: Path) -> None:
+    sessions = sqlite_database.sessions
+    await sessions.add(a_session("s"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "ipybox.db-wal").stat().st_size + 2000, hard))
+    try:
+        with pytest.raises(NoCapacityError, match="does not answer"):
+            await sessions.add(a_session("t", detail="x" * 100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    await sessions.add(a_session("u"))
+    assert [each.id for each in await sessions.alive()] == ["s", "u"]
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_restarts_is_survived(postgres: PostgresServer, postgres_url: str, migrated: str) -> None:
+    async with Database(postgres_url) as database:
         await asyncio.gather(*(database.sessions.add(a_session(f"s{number}")) for number in range(20)))
         postgres.restart()
         assert len(await database.sessions.alive()) == 20
@@ -148,22 +182,20 @@ async def test_a_server_that_restarts_is_survived(postgres: PostgresServer, migr
                 with pytest.raises(NoCapacityError, match="does not answer"):
                     await database.check()
             with pytest.raises(NoCapacityError, match="does not answer"):
-                async with Database(postgres.url(name)):
+                async with Database(postgres_url):
                     pass
         finally:
             postgres.start()
         assert len(await database.sessions.alive()) == 22
-    postgres.drop(name)
 
 
 @pytest.mark.asyncio
 async def test_work_that_a_server_crash_cuts_off_fails_and_the_rest_is_kept(
-    postgres: PostgresServer, migrated: str
+    postgres: PostgresServer, postgres_url: str, migrated: str
 ) -> None:
-    name = postgres.create(migrated)
     added: list[str] = []
     enough = asyncio.Event()
-    async with Database(postgres.url(name)) as database:
+    async with Database(postgres_url) as database:
 
         async def write(prefix: str) -> None:
             for number in range(100_000):
@@ -185,18 +217,15 @@ async def test_work_that_a_server_crash_cuts_off_fails_and_the_rest_is_kept(
         kept = {session.id for session in await database.sessions.alive()}
         assert kept >= set(added)
         assert len(kept) <= len(added) + 4  # a commit whose answer was lost
-    postgres.drop(name)
 
 
 @pytest.mark.asyncio
-async def test_a_server_that_hangs_is_given_up(postgres: PostgresServer, migrated: str) -> None:
-    name = postgres.create(migrated)
-    async with Database(postgres.url(name), timeout=0.2) as database:
+async def test_a_server_that_hangs_is_given_up(postgres: PostgresServer, postgres_url: str, migrated: str) -> None:
+    async with Database(postgres_url, timeout=0.2) as database:
         await database.sessions.add(a_session())
-        with postgres.locked(name, "sessions"), pytest.raises(NoCapacityError, match="does not answer"):
+        with postgres.locked(migrated, "sessions"), pytest.raises(NoCapacityError, match="does not answer"):
             await database.sessions.get("s")
-        assert await database.sessions.get("s")
-    postgres.drop(name)
+        assert await database.sessions.get("s") == a_session()
 
 
 @pytest.mark.asyncio
@@ -210,12 +239,10 @@ async def test_a_database_that_is_not_there_is_a_matter_of_settings(postgres: Po
 
 @pytest.mark.parametrize("prefix", ["postgresql://", "postgres://", "postgresql+asyncpg://"])
 @pytest.mark.asyncio
-async def test_a_url_of_libpq_works(postgres: PostgresServer, migrated: str, prefix: str) -> None:
-    name = postgres.create(migrated)
-    url = postgres.url(name).replace("postgresql://", prefix)
+async def test_a_url_of_libpq_works(postgres: PostgresServer, postgres_url: str, migrated: str, prefix: str) -> None:
+    url = postgres_url.replace("postgresql://", prefix)
     async with Database(f"{url}&sslmode=disable&application_name=box") as database:
         assert await database.sessions.count_alive() == 0
-    postgres.drop(name)
 
 
 @pytest.mark.asyncio

@@ -23,9 +23,9 @@ CHECKOUT = Path(__file__).parents[3]
 
 
 @pytest_asyncio.fixture
-async def transactions(empty_url: str) -> AsyncIterator[Transactions]:
+async def transactions(new_url: str) -> AsyncIterator[Transactions]:
     """Of a database that has no tables."""
-    made = transactions_of(empty_url)
+    made = transactions_of(new_url)
     try:
         yield made
     finally:
@@ -86,8 +86,8 @@ async def test_a_migration_that_fails_leaves_nothing(transactions: Transactions)
 
 
 @pytest.mark.asyncio
-async def test_references_to_nothing_are_not_left_behind(sqlite_url: str) -> None:
-    transactions = transactions_of(sqlite_url)
+async def test_references_to_nothing_are_not_left_behind(tmp_path: Path) -> None:
+    transactions = transactions_of(f"sqlite:///{tmp_path}/x.db")
 
     def work(connection: Connection) -> bool:
         upgrade(connection)
@@ -100,10 +100,10 @@ async def test_references_to_nothing_are_not_left_behind(sqlite_url: str) -> Non
 
 
 @pytest.mark.asyncio
-async def test_the_database_of_a_later_version_is_refused(database_url: str) -> None:
-    async with Database(database_url):
+async def test_the_database_of_a_later_version_is_refused(new_url: str) -> None:
+    async with Database(new_url):
         pass
-    transactions = transactions_of(database_url)
+    transactions = transactions_of(new_url)
     await transactions.write(
         lambda connection: connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = 'v9999'"))
     )
@@ -111,22 +111,22 @@ async def test_the_database_of_a_later_version_is_refused(database_url: str) -> 
     with pytest.raises(
         ServerSettingsError, match=f"v9999, which a later version of ipybox gave it; .* {HEAD}"
     ) as caught:
-        async with Database(database_url):
+        async with Database(new_url):
             pass
     assert caught.value.setting == "database_url"
 
 
 @pytest.mark.asyncio
-async def test_many_may_open_a_new_database_at_once(empty_url: str) -> None:
+async def test_many_may_open_a_new_database_at_once(new_url: str) -> None:
     async def in_a_process() -> str:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.control.db.worker", "open", empty_url), cwd=CHECKOUT, stdout=-1
+            *(sys.executable, "-m", "tests.control.db.worker", "open", new_url), cwd=CHECKOUT, stdout=-1
         )
         output, _ = await process.communicate()
         return output.decode()
 
     async def here() -> str:
-        async with Database(empty_url) as database:
+        async with Database(new_url) as database:
             await database.sessions.count_alive()
         return "opened\n"
 

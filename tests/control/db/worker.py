@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from ipybox.control.db.database import Database
 from ipybox.control.errors import QuotaExceededError
@@ -51,7 +53,7 @@ async def write(url: str, prefix: str) -> None:
             print(f"{prefix}-{number}", flush=True)
 
 
-async def open(url: str) -> None:
+async def open_and_close(url: str) -> None:
     """Opens it, which may be the first time."""
     async with Database(url) as database:
         await database.sessions.count_alive()
@@ -65,5 +67,6 @@ def begin() -> None:
 
 
 if __name__ == "__main__":
-    command = {"claim": claim, "add": add, "write": write, "open": open}[sys.argv[1]]
-    asyncio.run(command(*sys.argv[2:]))
+    commands: dict[str, Callable[..., Coroutine[Any, Any, None]]]
+    commands = {"claim": claim, "add": add, "write": write, "open": open_and_close}
+    asyncio.run(commands[sys.argv[1]](*sys.argv[2:]))

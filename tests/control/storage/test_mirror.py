@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -282,4 +281,35 @@ async def test_keys_that_are_not_ours_are_left_alone(elsewhere: Workspaces, copi
     assert await elsewhere.restore("s") == 1
     assert os.listdir(files) == ["f"]
     assert names.object_key("a b") == "a!20b"
-    shutil.rmtree(files)
+
+
+async def test_whatever_comes_at_the_same_time_the_copy_is_of_what_stays(copied: Workspaces, copies: Copies) -> None:
+    path = copied.files("s") / "f"
+    for turn in range(12):
+        path.write_bytes(b"code %d" % turn)
+        upload = copied.write("s", "f", chunked(b"upload %d" % turn), **ROOM)
+        push = copied.push("s", ["f"])
+        delete = copied.delete("s", "f") if turn % 3 == 2 else asyncio.sleep(0)
+
+        await asyncio.gather(*((upload, push, delete) if turn % 2 else (delete, push, upload)))
+
+        there = await copies.head("sessions/s/files/f")
+        assert (there is not None) == path.exists()
+        if there is not None:
+            assert b"".join([data async for data in copies.get(there.key)]) == path.read_bytes()
+
+
+async def test_an_upload_that_is_cancelled_anywhere_has_a_copy_if_it_has_a_place(
+    copied: Workspaces, copies: Copies
+) -> None:
+    path = copied.files("s") / "f"
+    for milliseconds in range(0, 30, 2):
+        task = asyncio.create_task(copied.write("s", "f", chunked(b"data"), **ROOM))
+        await asyncio.sleep(milliseconds / 1000)
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert (await copies.head("sessions/s/files/f") is not None) == path.exists()
+        assert os.listdir(path.parent.parent / "incoming") == []
+        if path.exists():
+            await copied.delete("s", "f")

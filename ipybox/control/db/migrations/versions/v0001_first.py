@@ -11,7 +11,7 @@ from alembic import op
 revision = "v0001"
 down_revision = None
 
-TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+TEXT = sa.String().with_variant(sa.String(collation="C"), "postgresql")
 TIME = sa.DateTime(timezone=True)
 SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

@@ -1,0 +1,48 @@
+"""Which execution of a session uses the most memory, as the host sees it. Floor: control."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Collection
+from contextlib import suppress
+
+from ipybox.process import memory, warden
+
+
+def largest(agent: int, known: Collection[int]) -> tuple[int, int] | None:
+    """The child of an agent that has the most memory with all below it.
+
+    Args:
+        agent: Pid of the agent on this machine.
+        known: Children that may be chosen, by the pids that they have inside.
+
+    Returns:
+        Its pid on this machine, and the one that it has inside.
+    """
+    tree = warden.parents()
+    best: tuple[int, int, int] | None = None
+    for pid in (pid for pid, parent in tree.items() if parent == agent):
+        inside = _inside(pid)
+        if inside not in known:
+            continue
+        used = sum(memory.proportional(each) for each in (pid, *warden.descendants(pid, tree)))
+        if best is None or used > best[0]:
+            best = used, pid, inside
+    return None if best is None else best[1:]
+
+
+def end(pid: int) -> None:
+    """Kills a process with all below it."""
+    for each in (pid, *warden.descendants(pid, warden.parents())):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(each, signal.SIGKILL)
+
+
+def _inside(pid: int) -> int:
+    """The pid that a process has in its own namespace; 0 when it is gone."""
+    with suppress(OSError, ValueError), open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0
