@@ -61,3 +61,11 @@ def test_every_public_name_is_in_the_reference() -> None:
     reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     missing = [name for name in ipybox.__all__ if f"`{name}" not in reference]
     assert missing == []
+
+
+def test_settings_of_a_server_are_all_in_its_page_as_they_are() -> None:
+    from ipybox.control.settings import table
+
+    page = (ROOT / "docs" / "control-plane.md").read_text(encoding="utf-8")
+    shown = page.partition("<!-- settings -->\n")[2].partition("<!-- end of settings -->")[0]
+    assert shown == table()

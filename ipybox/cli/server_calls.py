@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ipybox.control.errors import ControlError
+from ipybox.control.errors import ControlError, RequestRefusedError
 from ipybox.testrun.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def ask(
         if error.name != "httpx":
             raise
         return typer.Exit(complain(str(error), OURSELVES))
+    except (RequestRefusedError, ValueError) as error:
+        return typer.Exit(complain(str(error), USAGE))
     except (ControlError, OSError) as error:
         return typer.Exit(complain(str(error), OURSELVES))
-    except ValueError as error:
-        return typer.Exit(complain(str(error), USAGE))
 
 
 async def _ask(

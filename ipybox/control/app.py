@@ -97,6 +97,8 @@ def _api(context: Context, given: ControlPlane | None) -> FastAPI:
     for router in routers:
         api.include_router(router)
     app.include_router(api)
+    if context.settings.console:
+        add_console(app)
     _add_pages(app, context)
     return app
 

@@ -155,6 +155,20 @@ class ServerSettings:
         return cls(**values)
 
 
+def table() -> str:
+    """All settings as Markdown, for the documentation."""
+    lines = ["| setting | default | |", "|---|---|---|"]
+    for each in fields(ServerSettings):
+        lines.append(f"| `{each.name}` | {_shown(each.default)} | {each.metadata['help']} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, tuple | str) and not default:
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
 def _check(name: str, value: Any, default: Any) -> None:
     if isinstance(default, bool):
         good = isinstance(value, bool)

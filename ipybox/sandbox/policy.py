@@ -170,7 +170,7 @@ class Limits:
 
     def within(self, most: Limits) -> Limits:
         """The same, but nowhere more than others."""
-        lower = {}
+        lower: dict[str, Any] = {}
         for each in fields(self):
             wanted = [value for limits in (self, most) if (value := getattr(limits, each.name)) is not None]
             lower[each.name] = min(wanted, default=None)

@@ -154,7 +154,7 @@ class Supervisor:
             self._check_open()
             if not wall.is_over:
                 raise
-        return await self._start(wall, program, fds, tag, own, rules)  # the wall died under our hands, and is built anew
+        return await self._start(wall, program, fds, tag, own, rules)  # the wall died under our hands: a new one
 
     async def _start(
         self,

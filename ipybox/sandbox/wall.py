@@ -470,11 +470,11 @@ def _rearranged(plan: WallPlan, program: Program) -> WallPlan:
     """The plan of a wall behind which there is only this program, with what it sees elsewhere, and what it does not."""
     mounts: list[Mount] = []
     roots: list[str] = []
-    for source, target, writable in program.binds:
+    for source, target, can_write in program.binds:
         around = next(m for m in reversed(plan.view.mounts) if m.source is not None and is_below(source, [m.target]))
         assert around.source is not None
         path = around.source + source[len(around.target) :]
-        mounts.append(Mount("write" if writable else "read", target, path))
+        mounts.append(Mount("write" if can_write else "read", target, path))
         roots.append(around.source)  # what lies below is opened part by part
     mounts += (Mount("mask_dir", path, mode=0) for path in program.hidden)
     view = replace(

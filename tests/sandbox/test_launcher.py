@@ -31,7 +31,9 @@ def test_a_program_travels_whole(
 ) -> None:
     program = Program(argv=argv, env=env, cwd=cwd, fds=fds, data=number, cpu_time=number, proxy=flag)
     assert Program.from_json(program.to_json()).to_json() == program.to_json()
-    empty: dict[str, Any] = dict.fromkeys(("private", "overlays", "binds", "hidden", "pinned_links", "covered", "cpus"), ())
+    empty: dict[str, Any] = dict.fromkeys(
+        ("private", "overlays", "binds", "hidden", "pinned_links", "covered", "cpus"), ()
+    )
     again = replace(Program.from_json(program.to_json()), **empty)
     assert asdict(again) == asdict(program)
 

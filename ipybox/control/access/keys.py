@@ -171,14 +171,19 @@ class KeyRing:
         if key is None or not is_right or not is_valid(key, now):
             raise UnauthenticatedError(REFUSED)
         self._note_use(id, now)
-        return Principal(
-            owner=key.owner,
-            key_id=key.id,
-            scopes=frozenset(Scope(name) for name in key.scopes if name in set(Scope)),
-            max_sessions=key.max_sessions,
-            max_executions=key.max_executions,
-            name=key.name,
-        )
+        return _principal(key)
+
+    async def principal_of(self, id: str) -> Principal:
+        """Who has the key of that id, for somebody who has shown the key itself before.
+
+        Raises:
+            UnauthenticatedError: It does not count any more.
+        """
+        key, now = await self._look_up(id), datetime.now(UTC)
+        if key is None or not is_valid(key, now):
+            raise UnauthenticatedError(REFUSED)
+        self._note_use(id, now)
+        return _principal(key)
 
     async def rotate(self, id: str, overlap_seconds: float = 0.0) -> tuple[ApiKey, str]:
         """A key in place of another one, of the same owner, scopes and quotas.
@@ -304,6 +309,17 @@ class _Cached:
 def is_valid(key: ApiKey, now: datetime) -> bool:
     """Whether a key counts at that time."""
     return key.revoked_at is None and (key.expires_at is None or now < key.expires_at)
+
+
+def _principal(key: ApiKey) -> Principal:
+    return Principal(
+        owner=key.owner,
+        key_id=key.id,
+        scopes=frozenset(Scope(name) for name in key.scopes if name in set(Scope)),
+        max_sessions=key.max_sessions,
+        max_executions=key.max_executions,
+        name=key.name,
+    )
 
 
 def _random(bits: int) -> str:

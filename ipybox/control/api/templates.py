@@ -69,7 +69,7 @@ async def list_templates(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
 ) -> list[TemplateAnswer]:
-    """All templates, newest first; everybody can use them."""
+    """All templates, oldest first; everybody can use them."""
     page = await plane.templates.list(limit=limit, offset=offset)
     return [TemplateAnswer.of(each) for each in page.items]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from ipybox.control.records import ExecutionEvent
 
 MOST = 1_000_000
 """Characters that a page shows at most; of more, the last ones."""
+_RUN = 16 * 1024
+_STREAMS = ("stdout", "stderr")
 _PICTURES = ("image/png", "image/jpeg", "image/gif")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+\Z")
@@ -37,42 +39,72 @@ class Piece:
     source: str = ""
     display_id: str | None = None
 
+    @property
+    def size(self) -> int:
+        """Characters."""
+        return len(self.text) + len(self.source)
 
-def pieces(events: Iterable[ExecutionEvent], most: int = MOST) -> list[Piece]:
-    """What these events amount to, in order."""
-    shown: deque[Piece] = deque()
-    room, is_cut, clear_next = most, False, False
-    for event in events:
-        data = event.data
+
+class Shown:
+    """What events amount to, as they are added in order; ``most`` characters of it at most."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most, self._size = most, 0
+        self._pieces: deque[Piece] = deque()
+        self._is_cut = self._clear_next = False
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """All that is to be shown."""
+        cut = [Piece(kind="note", text="What came before is too long to be shown here.")] if self._is_cut else []
+        return [*cut, *self._pieces]
+
+    def add(self, event: ExecutionEvent) -> None:
+        """Takes the next event."""
         if event.kind == "clear":
-            if data.get("wait"):
-                clear_next = True
+            if event.data.get("wait"):
+                self._clear_next = True
             else:
-                shown.clear()
-            continue
-        new = _piece(event.kind, data)
+                self._clear()
+            return
+        new = _piece(event.kind, event.data)
         if new is None:
-            continue
-        if clear_next:
-            shown.clear()
-            clear_next = False
-        if data.get("update"):
-            for place, old in enumerate(shown):
+            return
+        if self._clear_next:
+            self._clear()
+        if event.data.get("update"):
+            for place, old in enumerate(self._pieces):
                 if old.display_id is not None and old.display_id == new.display_id:
-                    shown[place] = new
-            continue
-        last = shown[-1] if shown else None
-        if last is not None and new.kind == last.kind and new.kind in ("stdout", "stderr"):
-            last.text = _overwritten(last.text + new.text) if "\r" in new.text else last.text + new.text
+                    self._size += new.size - old.size
+                    self._pieces[place] = new
         else:
-            new.text = _overwritten(new.text)
-            shown.append(new)
-        room = most - sum(len(each.text) + len(each.source) for each in shown)
-        while room < 0:
-            room, is_cut = room + _cut(shown, -room), True
-    if is_cut:
-        shown.appendleft(Piece(kind="note", text="What came before is too long to be shown here."))
-    return list(shown)
+            self._append(new)
+        while self._size > self._most:
+            self._cut(self._size - self._most)
+
+    def _append(self, new: Piece) -> None:
+        last = self._pieces[-1] if self._pieces else None
+        if last is not None and new.kind == last.kind and new.kind in _STREAMS and len(last.text) < _RUN:
+            self._size -= last.size
+            last.text = _overwritten(last.text + new.text)
+            self._size += last.size
+            return
+        new.text = _overwritten(new.text)
+        self._pieces.append(new)
+        self._size += new.size
+
+    def _clear(self) -> None:
+        self._pieces.clear()
+        self._size, self._clear_next = 0, False
+
+    def _cut(self, by: int) -> None:
+        self._is_cut = True
+        first = self._pieces[0]
+        if first.source or len(first.text) <= by:
+            self._size -= self._pieces.popleft().size
+        else:
+            first.text = first.text[by:]
+            self._size -= by
 
 
 def plain(text: str) -> str:
@@ -118,13 +150,3 @@ def _overwritten(text: str) -> str:
         return text
     lines = text.replace("\r\n", "\n").split("\n")
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
-
-
-def _cut(shown: deque[Piece], by: int) -> int:
-    """Takes something away at the beginning; returns how much."""
-    first = shown[0]
-    if first.source or len(first.text) <= by:
-        shown.popleft()
-        return len(first.text) + len(first.source)
-    first.text = first.text[by:]
-    return by

@@ -24,13 +24,13 @@ from ipybox.control.inside import families
 from ipybox.control.inside.cells import BACKEND, LOST, Cells
 from ipybox.control.inside.executions import Execution, Ground
 from ipybox.control.inside.outputs import Line
-from ipybox.control.inside.places import REPLIES, REQUESTS, WORKSPACE
+from ipybox.control.inside.places import REPLIES, REQUESTS, WORKSPACE, body_limit
 from ipybox.kernel_mgr import preload
 from ipybox.kernel_mgr.import_guard import guarded
 from ipybox.process import child_setup, late_site
 from ipybox.process.late_site import PythonFacts
 from ipybox.sandbox import confine
-from ipybox.session.frames import Decoder, FrameError, frame, texts, value
+from ipybox.session.frames import Decoder, frame, texts, value
 from ipybox.session.inside_loop import CHUNK, InsideLoop
 
 MODULE = __name__
@@ -145,8 +145,8 @@ def _last_words(text: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``SETTINGS``: where it can't be forked from what is warm."""
-    prepare(arguments[0], sys.path[:0], lambda name: None)
+    """``SETTINGS [DIRECTORY]...``: where it can't be forked from what is warm; packages of the template are there."""
+    prepare(arguments[0], arguments[1:], lambda name: None)
     run(dict(os.environ))
 
 
@@ -168,6 +168,7 @@ class Agent:
             python=_python,
             processes=settings.processes,
             limit=settings.output_bytes,
+            body=body_limit(settings.output_bytes),
         )
         self._loop = loop
         self._decoder = Decoder()
@@ -202,10 +203,9 @@ class Agent:
     def _say(self, number: int, head: dict[str, Any], body: bytes = b"") -> None:
         if head["is"] == "end":
             self._running.pop(number, None)
-        try:
-            self._line.put(frame({**head, "id": number}, body))
-        except FrameError as error:
-            self._line.put(frame({"id": number, "is": "lost", "why": str(error)[:1000]}))
+        if len(body) > self._ground.body:
+            head, body = {"is": "truncated", "stream": "display"}, b""
+        self._line.put(frame({**head, "id": number}, body))
 
     def _ping(self, number: int, head: Mapping[str, Any], body: bytes) -> None:
         self._line.put(frame({"id": 0, "is": "pong"}))

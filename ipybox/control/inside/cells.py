@@ -15,7 +15,7 @@ from resource import struct_rusage
 from typing import Any
 
 from ipybox.control.inside import families, python_process, results
-from ipybox.control.inside.executions import INTERRUPT_GRACE, Ground, Process, Say, used
+from ipybox.control.inside.executions import INTERRUPT_GRACE, MESSAGE, Ground, Process, Say, used
 from ipybox.control.inside.outputs import CHUNK, Line, Output
 from ipybox.process import warden
 from ipybox.session.frames import Decoder, FrameError, frame, value
@@ -77,9 +77,9 @@ class Cells:
             os.set_blocking(fd, False)
         self._control, self._shown = control, shown
         self._orders = Line(ground.loop, os.dup(control), lambda: None)  # its end is seen in another way
-        self._heard, self._seen = Decoder(1 << 20, 0), Decoder(1 << 16, ground.limit)
+        self._heard, self._seen = Decoder(1 << 20, 0), Decoder(1 << 16, ground.body)
         ground.loop.on_readable(control, self._hear)
-        ground.loop.on_readable(shown, self._see)
+        ground.loop.on_readable(shown, self._on_shown)
         self._outputs = [
             Output(ground.loop, ground.line, fd, None, _LATE, lambda: None) for fd in self._process.outputs
         ]
@@ -152,8 +152,11 @@ class Cells:
         total = dict(usage)
         usage |= {name: max(0.0, value(usage, name, float) - self._used[name]) for name in _COUNTED}
         self._used = {name: value(total, name, float) for name in _COUNTED}
-        named = {name: value(head, name, str) for name in ("name", "value") if name in head}
+        named: dict[str, Any] = {name: value(head, name, str)[:MESSAGE] for name in ("name", "value") if name in head}
         self._answer({"code": value(head, "code", int), "usage": usage, "state_lost": False, **named})
+
+    def _on_shown(self) -> None:
+        self._see()
 
     def _see(self) -> bool:
         data = _read(self._shown)

@@ -98,6 +98,8 @@ class Publisher(DisplayPublisher):
 class ResultHook(DisplayHook):
     """The value of a cell's last expression."""
 
+    shell: Any
+
     def write_output_prompt(self) -> None:
         """There are no prompts."""
 

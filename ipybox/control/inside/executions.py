@@ -16,12 +16,14 @@ from ipybox.control.inside import families, handler, javascript, python_process,
 from ipybox.control.inside.outputs import CHUNK, Line, Output
 from ipybox.process.late_site import PythonFacts
 from ipybox.session.frames import Decoder, FrameError, value
-from ipybox.session.inside_loop import InsideLoop, Timer
+from ipybox.session.inside_loop import InsideLoop
 
 STOP_GRACE = 1.0
 """Seconds that a process which was told to end has to do so."""
 INTERRUPT_GRACE = 3.0
 """Seconds that code which was interrupted has to end."""
+MESSAGE = 2000
+"""Characters of a message about how something ended."""
 _BLOCK = 512
 _ARGUMENT = 100_000
 """Bytes of the longest code that goes into a command line."""
@@ -41,6 +43,7 @@ class Ground:
         python: Facts of this Python, if it has not run ``site``.
         processes: Processes and threads that code may have.
         limit: Bytes of each output, of all that is shown, and of a return value.
+        body: Bytes of the largest body of a frame.
         known: Children of the agent, and what they are.
     """
 
@@ -50,6 +53,7 @@ class Ground:
     python: PythonFacts | None
     processes: int
     limit: int
+    body: int
     known: dict[int, object] = field(default_factory=dict)
 
 
@@ -145,7 +149,7 @@ class Execution:
         self._stopped = ""
         self._answer: dict[str, Any] = {}
         self._value: bytes | None = None
-        self._decoder = Decoder(1 << 20, ground.limit)
+        self._decoder = Decoder(1 << 16, ground.body)
         self._began = time.monotonic()
         timeout = value(head, "timeout", float)
         env = {**ground.env, **head["env"]}
@@ -161,7 +165,7 @@ class Execution:
             raise
         self._result = ours
         os.set_blocking(ours, False)
-        ground.loop.on_readable(ours, self._hear)
+        ground.loop.on_readable(ours, self._on_readable)
         self._feed(write)
         self._outputs = [
             Output(
@@ -247,6 +251,9 @@ class Execution:
     def _cut(self, name: str) -> None:
         self._say({"is": "truncated", "stream": name}, b"")
 
+    def _on_readable(self) -> None:
+        self._hear()
+
     def _hear(self) -> bool:
         try:
             data = os.read(self._result, CHUNK) if self._result >= 0 else b""
@@ -268,13 +275,17 @@ class Execution:
         if kind == "value":
             self._value = body
         elif kind == "bad":
-            self._answer["bad"] = value(head, "message", str)
+            self._answer["bad"] = value(head, "message", str)[:MESSAGE]
         elif kind == "error":
             for output in self._outputs:
                 output.drain()
-            error = {name: value(head, name, str) for name in ("name", "value")}
-            self._answer |= error
-            self._say({"is": "error"}, json.dumps({**error, "traceback": value(head, "traceback", list)}).encode())
+            try:
+                said = json.loads(body)
+                named = {name: value(said, name, str)[:MESSAGE] for name in ("name", "value")}
+            except (ValueError, RecursionError, AttributeError):
+                raise FrameError("no error") from None
+            self._answer |= named
+            self._say({"is": "error"}, body)
 
     def _close_result(self) -> None:
         if self._result >= 0:

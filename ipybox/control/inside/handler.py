@@ -34,13 +34,14 @@ def run(main: ModuleType, code: str, event: str, line: ResultLine) -> NoReturn:
     pid = os.getpid()
     exit_code = 0
     try:
+        python_process.flush_when_told_to_end()
         python_process.unblock()
         value = _call(main, code, json.loads(event))
         if os.getpid() == pid:
             python_process.flush()
             problem = line.returned(value)
             if problem is not None:
-                print(problem, file=sys.stderr)
+                sys.stderr.write(f"{problem}\n")
                 exit_code = 1
     except SystemExit as error:
         exit_code = _exit_code(error)
@@ -79,7 +80,7 @@ class _MissingError(NameError):
 def _exit_code(error: SystemExit) -> int:
     if error.code is None or isinstance(error.code, int):
         return (error.code or 0) & 0xFF
-    print(error.code, file=sys.stderr)
+    sys.stderr.write(f"{error.code}\n")
     return 1
 
 
@@ -94,7 +95,7 @@ def _tell(error: BaseException, line: ResultLine) -> None:
     except Exception:
         described, lines = "", [f"{name}, which can't be shown\n"]
     try:
-        print("".join(lines), end="", file=sys.stderr)
+        sys.stderr.write("".join(lines))
     except Exception:
         pass  # it is what the code has made of it
     python_process.flush()

@@ -11,7 +11,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Coroutine, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from types import ModuleType, TracebackType
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.profiledir import ProfileDir
 from traitlets.config import Config
 
-from ipybox.control.inside import python_process
+from ipybox.control.inside import python_process, results
 from ipybox.control.inside.cells import BACKEND
 from ipybox.control.inside.displays import Publisher, ResultHook, Shower
 from ipybox.control.inside.interrupts import Interrupts
@@ -28,7 +28,6 @@ from ipybox.sandbox.access import SANDBOX_HOME
 from ipybox.session.frames import Decoder, frame, texts
 
 _HERE = os.path.dirname(__file__)
-_TRACE_LINES = 1000
 _VALUE = 1 << 16
 
 
@@ -57,28 +56,29 @@ class Shell(InteractiveShell):
 
     def init_history(self) -> None:
         """In memory only."""
-        super().init_history()
-        self.history_manager.enabled = False
+        super().init_history()  # type: ignore[no-untyped-call]
+        if self.history_manager is not None:
+            self.history_manager.enabled = False
 
-    def _tee(self, channel: str) -> AbstractContextManager[None]:
+    def _tee(self, channel: str) -> Any:
         """IPython would keep a second copy of everything that is ever printed, for the ``%notebook`` magic."""
         return nullcontext()
 
     def init_events(self) -> None:
         """Lets interrupts reach callbacks as well, such as the one that draws figures at the end of a cell."""
-        super().init_events()
+        super().init_events()  # type: ignore[no-untyped-call]
         trigger = self.events.trigger
 
         def interruptible(*args: Any, **kwargs: Any) -> None:
             with self.interrupts.code():
                 trigger(*args, **kwargs)
 
-        self.events.trigger = interruptible
+        self.events.trigger = interruptible  # type: ignore[method-assign]
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Runs one statement of a cell."""
         with self.interrupts.code():
-            return bool(await super().run_code(code_obj, result, async_=async_))
+            return bool(await super().run_code(code_obj, result, async_=async_))  # type: ignore[no-untyped-call]
 
     def ask_exit(self) -> None:
         """``exit`` ends the cell; the interpreter lives as long as its session."""
@@ -86,7 +86,7 @@ class Shell(InteractiveShell):
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Shows an exception; what ends a cell on purpose is none."""
-        etype, value, trace = self._get_exc_info(exc_tuple)
+        etype, value, trace = self._get_exc_info(exc_tuple)  # type: ignore[no-untyped-call]
         if etype is not None and issubclass(etype, SystemExit):
             return
         if etype is not None and issubclass(etype, asyncio.CancelledError) and self.interrupts.came:
@@ -102,7 +102,7 @@ class Shell(InteractiveShell):
     def tell_error(self, name: str, value: str, lines: list[str]) -> None:
         """Shows an error to those who do not read text."""
         self.has_told = True
-        self.shower.show("error", {"name": name, "value": value[:_VALUE], "traceback": lines[:_TRACE_LINES]})
+        self.shower.show("error", results.error(name, value, lines))
 
 
 def serve(main: ModuleType, control: int, shown: int, limit: int) -> NoReturn:
@@ -136,14 +136,14 @@ class Interpreter:
     def __init__(self, main: ModuleType, shower: Shower, interrupts: Interrupts) -> None:
         self._shower, self._interrupts = shower, interrupts
         self._streams = sys.stdout, sys.stderr
-        self._shell = make_shell(main, shower, interrupts)
+        self._shell: Any = make_shell(main, shower, interrupts)
         self._shell.loop_runner = self._run_awaiting
         self._shell.autoawait = True
         self._loop: asyncio.AbstractEventLoop | None = None
         vars(builtins)["input"] = _nobody_to_ask
         warnings.filterwarnings("ignore", message="To exit: use 'exit'")
         if "matplotlib" in sys.modules and os.environ.get("MPLBACKEND") == BACKEND:
-            self._shell.enable_matplotlib("inline")  # it has another one since it was imported for all
+            self._shell.run_line_magic("matplotlib", "inline")  # it has another one since it was imported for all
 
     def run(self, code: str, env: Mapping[str, str]) -> dict[str, Any]:
         """Runs a cell to its end; returns how it ended."""
@@ -168,7 +168,7 @@ class Interpreter:
         if isinstance(error, SystemExit):
             if error.code is None or isinstance(error.code, int):
                 return {"code": (error.code or 0) & 0xFF}
-            print(error.code, file=self._streams[1])
+            self._streams[1].write(f"{error.code}\n")
             return {"code": 1}
         if error is None:
             return {"code": 0}

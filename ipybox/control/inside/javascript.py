@@ -34,7 +34,8 @@ const fail = (error) => {
   const stack = String((isError && error.stack) || `${name}: ${value}`);
   const ours = stack.split('\\n').filter((line) => !/\\[eval\\]|node:(vm|internal)/.test(line));
   fs.writeSync(2, ours.join('\\n') + '\\n');
-  say({is: 'error', name: name.slice(0, 1000), value: value.slice(0, 65536), traceback: ours.slice(0, 1000)});
+  const traceback = ours.join('\\n').slice(0, 20000).split('\\n');
+  say({is: 'error'}, JSON.stringify({name: name.slice(0, 200), value: value.slice(0, 10000), traceback}));
   process.exit(1);
 };
 process.on('uncaughtException', fail);

@@ -1,4 +1,4 @@
-"""What runs in a session says, on its way to the owner: in pieces, in order, and never more than is taken. Floor: control.
+"""What executions write, on its way to the owner: in pieces, in order, never more than is taken. Floor: control.
 
 Whoever floods is held up by a full pipe, as by a slow terminal, and nobody else is. What is above the limit is read and
 thrown away, so that it holds up nobody at all.

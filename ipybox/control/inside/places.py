@@ -20,3 +20,8 @@ REPLIES: Final = 4
 """Descriptor of the agent: a pipe that replies go to."""
 HANDLER_FILE: Final = "<handler>"
 """What tracebacks call the code of a handler."""
+
+
+def body_limit(output_bytes: int) -> int:
+    """Bytes of the largest body that an agent sends: room for an error, however little output is wanted."""
+    return max(output_bytes, 1024 * 1024)

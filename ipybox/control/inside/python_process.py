@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from ipybox.control.inside import families
 from ipybox.control.inside.places import PACKAGES, WORKSPACE
@@ -65,6 +65,17 @@ def become_python(env: Mapping[str, str], python: PythonFacts | None, name: str)
     main = ModuleType("__main__")
     sys.modules["__main__"] = main
     return main
+
+
+def flush_when_told_to_end() -> None:
+    """Writes what is still to be written before SIGTERM ends this process."""
+
+    def on_term(signum: int, frame: FrameType | None) -> None:
+        flush()
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+    signal.signal(signal.SIGTERM, on_term)
 
 
 def unblock() -> None:

@@ -169,11 +169,16 @@ class SessionHost(Protocol):
         limits: ResourceLimits,
         timeout: float,
         allow_conflicts: bool = False,
+        template: Path | None = None,
     ) -> tuple[InstalledDependency, ...]:
         """Installs packages in a sandbox that reaches the index only, before any code sees them.
 
         Args:
             into: A directory which is the prefix; holds what was installed earlier.
+            index_url: Where from; None is what the place uses by itself.
+            timeout: Seconds.
+            allow_conflicts: Whether packages may be there afterwards that do not go together.
+            template: Packages of the template, which count as installed; None for none.
 
         Raises:
             InstallError: It did not work; nothing of it is in ``into`` then.

@@ -12,12 +12,15 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
+from ipybox.control.errors import InstallError
 from ipybox.control.inside import agent
-from ipybox.control.inside.places import PACKAGES, REPLIES, REQUESTS, SESSIONS, WORKSPACE
+from ipybox.control.inside.places import PACKAGES, REPLIES, REQUESTS, SESSIONS, TEMPLATE, WORKSPACE
 from ipybox.control.records import Dependency, InstalledDependency, Json, ResourceLimits
 from ipybox.control.runtime import site
 from ipybox.control.runtime.host import Ending, SessionSpec, WarmSpec
+from ipybox.control.runtime.install import Installation, install, source
 from ipybox.control.runtime.processors import Processors
 from ipybox.control.runtime.session import LocalSession
 from ipybox.control.runtime.site import Site
@@ -53,10 +56,13 @@ class LocalHost:
     Args:
         root: The directory that all workspaces and packages are below; exists.
         max_output_bytes: Bytes of each output of an execution, of all that it shows, and of its return value.
+        default_index: Where packages come from if nothing else is said: the URL of an index, which may have a private
+            address, or a ``file://`` URL of a directory with wheels. None is PyPI. Other indexes have to be public.
     """
 
-    def __init__(self, root: Path, *, max_output_bytes: int) -> None:
-        self._root, self._output_bytes = root, max_output_bytes
+    def __init__(self, root: Path, *, max_output_bytes: int, default_index: str | None = None) -> None:
+        self._root, self._output_bytes, self._default_index = root, max_output_bytes, default_index
+        self._installing: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         self._processors = Processors()
         self._starts = asyncio.Semaphore(_STARTS_PER_PROCESSOR * (os.cpu_count() or 1))
         self._sessions: dict[str, LocalSession] = {}
@@ -169,7 +175,7 @@ class LocalHost:
             sys.executable,
             agent.MODULE,
             warm_settings(spec.warm.preload),
-            *(site_directories_of(spec.warm)),
+            *(site_directories(TEMPLATE) if spec.warm.packages_dir is not None else ()),
             sites=site_packages(),
             ignore_environment=False,
         )
@@ -203,9 +209,26 @@ class LocalHost:
         limits: ResourceLimits,
         timeout: float,
         allow_conflicts: bool = False,
+        template: Path | None = None,
     ) -> tuple[InstalledDependency, ...]:
         """Installs packages in a sandbox that reaches the index only; see :class:`SessionHost`."""
-        raise NotImplementedError
+        here, _ = self._open()
+        try:
+            packages, is_trusted = source(dependencies, index_url, self._default_index)
+        except (ValueError, OSError) as error:
+            raise InstallError(tuple(each.requirement for each in dependencies), str(error)) from error
+        wanted = Installation(
+            dependencies=tuple(dependencies),
+            into=into,
+            source=packages,
+            is_trusted=is_trusted,
+            template=template,
+            limits=limits,
+            timeout=timeout,
+            allow_conflicts=allow_conflicts,
+        )
+        async with self._installing.setdefault(into, asyncio.Lock()):
+            return await install(here, wanted)
 
     def health(self) -> Mapping[str, Json]:
         """What there is to say about it: sandbox tier, walls, sessions, memory."""
@@ -217,13 +240,6 @@ class LocalHost:
             "sessions": len(self._sessions),
             "executions": sum(session.running for session in self._sessions.values()),
         }
-
-
-def site_directories_of(spec: WarmSpec) -> tuple[str, ...]:
-    """Where a template's packages are inside."""
-    from ipybox.control.inside.places import TEMPLATE
-
-    return tuple(site_directories(TEMPLATE)) if spec.packages_dir is not None else ()
 
 
 async def _finish(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import logging
 import signal
 import time
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ from ipybox.control.runtime.host import Ending, OnEvent, RunOutcome, RunRequest
 from ipybox.control.runtime.untrusted_json import UntrustedJsonError
 from ipybox.control.states import ExecutionKind, ExecutionStatus, Reason
 from ipybox.session.frames import FrameError, optional, value
+
+log = logging.getLogger("ipybox.control")
 
 _STREAMS = ("stdout", "stderr")
 _SHOWN = ("display", "result", "error", "clear")
@@ -73,8 +76,6 @@ class RunningExecution:
             self._truncate(value(head, "stream", str))
         elif kind == "began":
             self.pid = value(head, "pid", int)
-        elif kind == "lost":
-            self._truncate("display")
         elif kind == "end":
             self._end(head, body)
         else:
@@ -139,8 +140,12 @@ class RunningExecution:
         self._emit(kind, _checked(kind, data))
 
     def _emit(self, kind: str, data: Mapping[str, Any]) -> None:
-        if not self.done.done():
+        if self.done.done():
+            return
+        try:
             self._on_event(kind, data)
+        except Exception:
+            log.exception("an event of execution %s could not be taken", self.request.execution_id)
 
     # ---- how it ended ------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ipybox.control.inside.places import body_limit
 from ipybox.control.runtime import disk, memory
 from ipybox.control.runtime.connection import GONE, Connection, ConnectionEndedError
 from ipybox.control.runtime.host import Ending, OnEvent, RunOutcome, RunRequest, SessionSpec
@@ -29,7 +30,7 @@ SLACK_SECONDS = 30.0
 """How much longer than code may run the agent may take to say how it ended."""
 _SETTLE_SECONDS = 15.0
 _QUIET_SECONDS = 10.0
-_DEAF_SECONDS = 60.0
+_DEAF_SECONDS = 30.0
 _PATIENCE = 2.0
 _LOOK_SECONDS = 0.5
 _LOOK_SHARE = 20
@@ -72,7 +73,11 @@ class LocalSession:
         self._full: str | None = None
         self._victims: dict[int, float] = {}
         self._connection = Connection(
-            *fds, head_limit=HEAD_LIMIT, body_limit=output_bytes, on_frame=self._take, on_broken=self._broken
+            *fds,
+            head_limit=HEAD_LIMIT,
+            body_limit=body_limit(output_bytes),
+            on_frame=self._take,
+            on_broken=self._broken,
         )
         self._measuring = asyncio.Lock()
         self._look_pause = _LOOK_SECONDS
@@ -137,7 +142,8 @@ class LocalSession:
 
     async def ready(self) -> None:
         """Waits until its agent says that it is there, or that it never will be."""
-        await asyncio.wait([self._ready, self._ending], return_when=asyncio.FIRST_COMPLETED)
+        waited: list[asyncio.Future[Any]] = [self._ready, self._ending]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
 
     @property
     def is_ready(self) -> bool:
@@ -168,7 +174,8 @@ class LocalSession:
     async def _run_in_turn(self, number: int, execution: RunningExecution) -> RunOutcome:
         turn = asyncio.ensure_future(self._turn.acquire())
         try:
-            await asyncio.wait([turn, execution.done], return_when=asyncio.FIRST_COMPLETED)
+            waited: list[asyncio.Future[Any]] = [turn, execution.done]
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             if execution.done.done():
                 return execution.done.result()
             return await self._run(number, execution)

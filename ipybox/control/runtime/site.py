@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from ipybox.control.inside.installer import EARLIER
 from ipybox.control.inside.places import INSTALLED, PACKAGES, SESSIONS, TEMPLATE, WORKSPACE
 from ipybox.control.records import NetworkRules, ResourceLimits
 from ipybox.control.runtime.host import SessionSpec
@@ -116,9 +117,7 @@ class Site:
 
     def plan(self, policy: SandboxPolicy, packages: Path | None) -> WallPlan:
         """The wall around sandboxes with a policy, and packages that all of them see."""
-        return WallPlan(
-            bubblewrap=self._binary, view=self._view(policy, packages), uid=self.uid, python=sys.executable
-        )
+        return WallPlan(bubblewrap=self._binary, view=self._view(policy, packages), uid=self.uid, python=sys.executable)
 
     def _view(self, policy: SandboxPolicy, packages: Path | None) -> View:
         facts = HostFacts(
@@ -143,6 +142,7 @@ class Site:
         own = (
             Mount("dir", WORKSPACE, mode=0o755),
             Mount("dir", PACKAGES, mode=0o755),
+            Mount("dir", EARLIER, mode=0o755),
             shown,
             Mount("write", SESSIONS, self._root),
         )

@@ -134,9 +134,7 @@ class Walls:
             more_path=tuple(site_directories(TEMPLATE)) if spec.packages_dir is not None else (),
             env={"LANG": "C.UTF-8", "HOME": SANDBOX_HOME, "TMPDIR": "/tmp", "MPLBACKEND": "agg"},
         )
-        return WallPlan(
-            bubblewrap=plan.bubblewrap, view=plan.view, uid=plan.uid, python=plan.python, warmth=warmth
-        )
+        return WallPlan(bubblewrap=plan.bubblewrap, view=plan.view, uid=plan.uid, python=plan.python, warmth=warmth)
 
     async def _give_back(self, spec: WarmSpec, linger: float) -> None:
         shared = self._shared.get(spec)

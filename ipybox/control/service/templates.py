@@ -101,7 +101,7 @@ class Templates:
         return await self._db.templates.get(template_id)
 
     async def list(self, *, limit: int, offset: int) -> Page[Template]:
-        """Some of them, newest first."""
+        """Some of them, oldest first."""
         return await self._db.templates.list(limit=limit, offset=offset)
 
     async def update(self, principal: Principal, template_id: str, changes: dict[str, Any]) -> Template:
@@ -135,6 +135,10 @@ class Templates:
             preload=template.preload,
             packages_dir=await self._installed(template) if template.packages else None,
         )
+
+    def is_warm(self, template_id: str) -> bool:
+        """Whether its Python is ready."""
+        return template_id in self._warm
 
     def warm_up(self, template: Template) -> None:
         """Begins to have it ready."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -50,12 +50,14 @@ class Copy:
         key: Below the prefix of the store.
         size: Bytes.
         etag: What the store calls this version of it.
+        modified_at: When it was put there, as the store's clock has it.
         facts: What :meth:`Copies.put` was told to keep with it; empty in a list.
     """
 
     key: str
     size: int
     etag: str | None
+    modified_at: datetime
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -184,7 +186,7 @@ class Copies:
                 return None
             meta = result.meta
             facts = {str(name): value for name, value in result.attributes.items()}
-            return Copy(key=key, size=meta["size"], etag=meta["e_tag"], facts=facts)
+            return Copy(key=key, size=meta["size"], etag=meta["e_tag"], modified_at=meta["last_modified"], facts=facts)
 
     async def list(self, prefix: str) -> AsyncIterator[Copy]:
         """All objects below a prefix, which ends where a part of a key does.
@@ -201,7 +203,7 @@ class Copies:
                     except StopAsyncIteration:
                         return
             for meta in page:
-                yield Copy(key=meta["path"], size=meta["size"], etag=meta["e_tag"])
+                yield Copy(key=meta["path"], size=meta["size"], etag=meta["e_tag"], modified_at=meta["last_modified"])
 
     async def delete(self, keys: Iterable[str]) -> None:
         """Removes objects; those that are not there as well.

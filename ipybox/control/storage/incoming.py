@@ -170,7 +170,10 @@ def sweep(directory: str, prefix: str) -> None:
     with os.scandir(directory) as found:
         for entry in found:
             if not entry.name.startswith(prefix):
-                os.unlink(entry.path)
+                try:
+                    os.unlink(entry.path)
+                except FileNotFoundError:
+                    pass  # somebody else was faster
 
 
 def _refuse_odd(parent: int, name: str, path: str) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,11 +29,14 @@ from ipybox.control.storage.changes import NEVER_COPIED
 from ipybox.control.storage.copies import PART, Copies, Copy
 from ipybox.control.storage.files import CHUNK, OpenedFile
 from ipybox.control.storage.incoming import Incoming
-from ipybox.control.storage.threads import Threads
+from ipybox.control.storage.threads import Stop, Threads
+from ipybox.control.storage.trees import Walk
 
 T = TypeVar("T")
 
 _AT_ONCE = 8
+_CLOCKS = 600.0
+"""Seconds by which the clocks of the store and of the disk may differ."""
 _SHA256, _MODE, _MTIME = "sha256", "mode", "mtime"
 
 
@@ -55,6 +59,7 @@ class Mirror:
 
     def __init__(self, copies: Copies, threads: Threads, begin: Callable[[Path], Incoming]) -> None:
         self._copies, self._threads, self._begin = copies, threads, begin
+        self._behind: set[str] = set()
         self._locks: dict[tuple[str, str], _Lock] = {}
 
     async def receive(
@@ -83,8 +88,39 @@ class Mirror:
         """Makes the copies of some paths what the files are now: changed, or gone.
 
         Raises:
-            StorageError: It did not work; some may be done.
+            StorageError: It did not work; some may be done, and the next call sees to the others.
         """
+        try:
+            if session_id in self._behind:
+                await self.catch_up(session_id, files)
+            await self._push(session_id, files, paths)
+        except BaseException:
+            self._behind.add(session_id)
+            raise
+
+    async def catch_up(self, session_id: str, files: Path) -> None:
+        """Makes all copies of a session what its files are now: some were changed without being copied.
+
+        Raises:
+            StorageError: It did not work; some may be done, and the next :meth:`push` sees to the others.
+        """
+        self._behind.add(session_id)
+        here = await self._threads.long(lambda stop: _sizes(files, stop))
+        stale: list[str] = []
+        async for copy in self._copies.list(f"sessions/{session_id}/files/"):
+            try:
+                path = names.path_of_key(copy.key.split("/", 3)[3])
+            except ValueError:
+                continue  # nothing that we put there
+            size, changed_at = here.pop(path, (-1, 0.0))
+            if size != copy.size or changed_at > copy.modified_at.timestamp() - _CLOCKS:
+                stale.append(path)
+        async for copy in self._copies.list(f"sessions/{session_id}/names/"):
+            stale.append(await self._long_path(copy.key))
+        await self._push(session_id, files, {*stale, *here})
+        self._behind.discard(session_id)
+
+    async def _push(self, session_id: str, files: Path, paths: Iterable[str]) -> None:
         gone: list[str] = []
 
         async def push(path: str) -> None:
@@ -126,6 +162,7 @@ class Mirror:
         Raises:
             StorageError: It did not work; some may be gone.
         """
+        self._behind.discard(session_id)
         await self._copies.delete_prefix(f"sessions/{session_id}/")
 
     async def restore(self, session_id: str, files: Path) -> int:
@@ -282,6 +319,19 @@ def _number(text: str | None, base: int, default: T) -> int | T:
         return int(text or "", base)
     except ValueError:
         return default
+
+
+def _sizes(files: Path, stop: Stop) -> dict[str, tuple[int, float]]:
+    """Size and time of change of all regular files."""
+    top = os.open(files, DIRECTORY)
+    try:
+        return {
+            path: (facts.st_size, facts.st_ctime)
+            for path, facts in Walk(top, skip=NEVER_COPIED, stop=stop)
+            if path is not None and stat.S_ISREG(facts.st_mode)
+        }
+    finally:
+        os.close(top)
 
 
 def _open(files: Path, path: str) -> int:

@@ -17,13 +17,14 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import AsyncIterable, Callable, Collection, Iterable
+from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from ipybox.control.errors import FileTooLargeError, StorageFullError, WorkspaceFileError
+from ipybox.control.errors import FileTooLargeError, StorageError, StorageFullError, WorkspaceFileError
 from ipybox.control.records import Artifact
 from ipybox.control.storage import changes, incoming, names, trees
 from ipybox.control.storage.beneath import DIRECTORY, PLACE, explained, open_beneath, open_file, open_parent
@@ -114,6 +115,7 @@ class Workspaces:
 
         Raises:
             StorageError: The copies could not be removed.
+            OSError: A file could not.
         """
         removed = session_id.startswith(_REMOVED)
         if not removed:
@@ -258,10 +260,10 @@ class Workspaces:
             raise
 
     async def list(self, session_id: str, path: str = "", *, limit: int, recursive: bool = False) -> list[StoredFile]:
-        """What is in a directory, sorted by path: the first ``limit`` of it. A file is listed as itself.
+        """What is in a directory, sorted by path: the first ``limit`` of up to 500,000. A file is listed as itself.
 
         Args:
-            recursive: Regular files only, in all directories below, of the first 500,000 that there are.
+            recursive: Regular files only, in all directories below.
 
         Raises:
             WorkspaceFileError: There is no such directory.
@@ -346,18 +348,27 @@ class Workspaces:
         await self._mirror.push(session_id, self.files(session_id), paths)
 
     async def restore(self, session_id: str) -> int:
-        """Brings back what copies there are, if :meth:`create` had to make the directory. Gives how many files.
+        """Makes disk and copies agree before a session's sandbox starts. Gives how many files were brought back.
 
-        A file that is there already stays as it is. If it fails, it can be called again.
+        If :meth:`create` had to make the directory, what has copies is brought back, but takes no file's place.
+        Otherwise the disk is right, and what was changed there without being copied, as a server died, is copied now;
+        or with the next :meth:`push`, if the store does not answer. If it fails, it can be called again.
 
         Raises:
             StorageError: The object store does not answer, or a copy is damaged.
             StorageFullError: There is no room.
         """
-        mark = self._base(session_id) / _UNRESTORED
-        if self._mirror is None or not await self._threads.quick(mark.exists):
+        if self._mirror is None:
             return 0
-        count = await self._mirror.restore(session_id, self.files(session_id))
+        mark, files = self._base(session_id) / _UNRESTORED, self.files(session_id)
+        if not await self._threads.quick(mark.exists):
+            try:
+                with explained(""):
+                    await self._mirror.catch_up(session_id, files)
+            except StorageError:
+                pass  # remembered there
+            return 0
+        count = await self._mirror.restore(session_id, files)
         await self._threads.quick(lambda: mark.unlink(missing_ok=True))
         return count
 
@@ -441,6 +452,12 @@ def _within(directory: Path, work: Callable[[int], T]) -> T:
         os.close(top)
 
 
+def _names(entries: Iterable[os.DirEntry[str]], stop: Stop) -> Iterator[str]:
+    for entry in islice(entries, trees.MOST_ENTRIES):
+        stop.check()
+        yield entry.name
+
+
 def _placed(file: Incoming, files: Path, path: str) -> StoredFile:
     stored = _within(files, lambda top: file.place(top, path))
     assert stored is not None  # as it may replace what is there
@@ -471,7 +488,7 @@ def _list(top: int, path: str, limit: int, recursive: bool, stop: Stop) -> list[
             )
             return [stored_file(f"{prefix}{each}", facts) for each, facts in found]
         with os.scandir(here) as entries:
-            chosen = heapq.nsmallest(limit, (entry.name for entry in entries))
+            chosen = heapq.nsmallest(limit, _names(entries, stop))
         listed = []
         for name in chosen:
             try:

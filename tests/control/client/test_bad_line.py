@@ -37,7 +37,7 @@ async def test_a_stream_goes_on_where_its_connection_broke(url: str, line: BadLi
         execution = await session.start("for i in $(seq 1 400); do echo line $i; sleep 0.001; done", language="shell")
         line.cut_after = [700, 1500, 400, 2500, 3000, 650]  # some within an event, some before the first
         async with AsyncControlClient(line.url) as client:
-            events = [event async for event in (await client.execution(execution.id)).stream()]
+            events = [event async for event in client.executions.stream(execution.id)]
         assert not line.cut_after
         assert [event.seq for event in events] == list(range(1, len(events) + 1))
         assert "".join(event.text for event in events) == "".join(f"line {i}\n" for i in range(1, 401))

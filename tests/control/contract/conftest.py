@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.control.serving import Api, Server, api, server, session, stateful
+from tests.control.serving import Api, api, server, session, stateful
 
-__all__ = ["api", "own_session", "server", "session", "start_server", "stateful"]
+__all__ = ["api", "own_session", "server", "session", "stateful"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

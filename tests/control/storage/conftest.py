@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,8 +53,7 @@ def s3_endpoint() -> Iterator[str]:
 def bucket(s3_endpoint: str, tmp_path: Path) -> str:
     """A bucket for one test."""
     name = f"b{abs(hash(str(tmp_path))):x}"
-    with urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{name}", method="PUT"), timeout=30) as answer:
-        assert answer.status == 200
+    make_bucket(s3_endpoint, name)
     return name
 
 
@@ -71,11 +70,11 @@ async def workspaces(tmp_path: Path) -> AsyncIterator[Workspaces]:
         yield ready
 
 
-@pytest.fixture
-def in_chunks() -> Callable[..., AsyncIterable[bytes]]:
-    return chunked
-
-
 async def chunked(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=30) as answer:
+        assert answer.status == 200

@@ -19,7 +19,7 @@ from tests.control.storage.conftest import chunked
 
 pytestmark = pytest.mark.asyncio
 ROOM = {"limit": 100_000_000, "quota": 1_000_000_000}
-TURNS = 150
+TURNS = 80
 SECRET = b"a secret of the host"
 
 _SWAP = """

@@ -15,7 +15,7 @@ from ipybox.control.errors import StorageError, WorkspaceFileError
 from ipybox.control.storage import names
 from ipybox.control.storage.copies import PART, Copies
 from ipybox.control.storage.workspaces import Workspaces
-from tests.control.storage.conftest import chunked
+from tests.control.storage.conftest import chunked, make_bucket
 
 pytestmark = pytest.mark.asyncio
 ROOM = {"limit": 100_000_000, "quota": 1_000_000_000}
@@ -158,13 +158,57 @@ async def test_a_restore_that_failed_can_be_done_again(
     assert _tree(files) == {b"f": b"good"}
 
 
-async def test_a_session_that_has_its_directory_is_not_restored(copied: Workspaces, copies: Copies) -> None:
+async def test_a_session_that_has_its_directory_is_not_restored_but_copied(copied: Workspaces, copies: Copies) -> None:
     await copied.write("s", "f", chunked(b"1"), **ROOM)
     (copied.files("s") / "f").unlink()
     await copied.create("s")
 
     assert await copied.restore("s") == 0
     assert os.listdir(copied.files("s")) == []
+    assert await _keys(copies) == []
+
+
+async def test_what_a_dead_server_did_not_copy_is_copied_when_the_session_goes_on(
+    copied: Workspaces, copies: Copies, tmp_path: Path
+) -> None:
+    files = copied.files("s")
+    long = "/".join(["é" * 120] * 8)
+    for path in ("same", "changed", "grown", "gone", long):
+        await copied.write("s", path, chunked(b"12"), **ROOM)
+    (files / "changed").write_bytes(b"34")
+    (files / "grown").write_bytes(b"1234")
+    (files / "gone").unlink()
+    (files / "new").write_bytes(b"1")
+    (files / long).unlink()
+
+    async with Workspaces(tmp_path / "here", uid=None, min_free_bytes=0, copies=copies) as later:
+        await later.create("s")
+        assert await later.restore("s") == 0
+
+    contents = {key: b"".join([data async for data in copies.get(key)]) for key in await _keys(copies)}
+    prefix = "sessions/s/files/"
+    assert contents == {
+        f"{prefix}same": b"12",
+        f"{prefix}changed": b"34",
+        f"{prefix}grown": b"1234",
+        f"{prefix}new": b"1",
+    }
+
+
+async def test_what_could_not_be_copied_is_copied_the_next_time(tmp_path: Path, s3_endpoint: str, bucket: str) -> None:
+    late = Copies(f"s3://{bucket}-late", endpoint=s3_endpoint, allow_http=True)
+    async with Workspaces(tmp_path / "w", uid=None, min_free_bytes=0, copies=late) as workspaces:
+        files = await workspaces.create("s", is_new=True)
+        for name in ("one", "two"):
+            (files / name).write_bytes(b"1")
+            with pytest.raises(StorageError):
+                await workspaces.push("s", [name])
+        assert await workspaces.restore("s") == 0  # a session can go on without its copies
+
+        make_bucket(s3_endpoint, f"{bucket}-late")
+        await workspaces.push("s", [])
+
+    assert await _keys(late) == ["sessions/s/files/one", "sessions/s/files/two"]
 
 
 async def test_a_removed_session_leaves_nothing_in_the_store(copied: Workspaces, copies: Copies) -> None:

@@ -7,6 +7,8 @@ import hashlib
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -414,6 +416,26 @@ async def test_only_regular_files_are_read_and_nothing_waits(workspaces: Workspa
     for path in ("up", "link", "pipe"):
         with pytest.raises(WorkspaceFileError):
             await workspaces.open("s", f"{path}/x")
+
+
+async def test_a_file_that_code_has_leased_keeps_nobody_waiting(workspaces: Workspaces) -> None:
+    (workspaces.files("s") / "f").write_bytes(b"x")
+    code = (
+        "import fcntl, os, signal, sys; signal.signal(signal.SIGIO, signal.SIG_IGN);"
+        "fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK);"
+        "print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(workspaces.files("s") / "f")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(WorkspaceFileError, match="lock"):
+            await workspaces.open("s", "f")
+        await workspaces.write("s", "f", chunked(b"new"), **ROOM)
+        assert await _read(workspaces, "f") == b"new"
+        assert holder.poll() is None
+        holder.communicate()
 
 
 async def test_what_is_not_there_is_missing(workspaces: Workspaces) -> None:

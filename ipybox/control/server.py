@@ -1,0 +1,139 @@
+"""A server in this process. Floor: control."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from ipybox.control.app import create_app
+from ipybox.control.errors import ServerSettingsError
+from ipybox.control.service.control_plane import ControlPlane
+from ipybox.control.settings import ServerSettings
+from ipybox.process import ports
+from ipybox.process.teardown import to_the_end
+
+_BACKLOG = 2048
+_HEADER_BYTES = 64 * 1024
+
+
+class _Server(uvicorn.Server):
+    """Says when it answers, and leaves signals to others."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.answering = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to answer."""
+        await super().startup(sockets)
+        self.answering.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Takes none."""
+        yield
+
+
+class ControlServer:
+    """A control plane that answers requests, in this process and event loop. An async context manager.
+
+    Entering returns when it answers; leaving lets running executions end for ``drain_timeout`` seconds, and takes
+    everything down. ``ipybox serve`` is this with signals and logs.
+
+    Args:
+        settings: What it is to be; ``port=0`` takes a free one.
+
+    Raises:
+        ServerSettingsError, StateInUseError, SandboxUnavailableError: It can't start.
+    """
+
+    plane: ControlPlane
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self._port = 0
+        self._stack = AsyncExitStack()
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """Such as ``http://127.0.0.1:8000``."""
+        host = self.settings.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    def begin_to_stop(self) -> None:
+        """Takes nothing new; called again, it waits for nothing any more."""
+        assert self._server is not None
+        if self._server.should_exit:
+            self._server.force_exit = True
+            self.plane.hurry()
+        self._server.should_exit = True
+        self.plane.begin_to_stop()
+
+    async def stopped(self) -> None:
+        """Waits until no request is answered any more; :meth:`begin_to_stop` leads there."""
+        assert self._serving is not None
+        await asyncio.shield(self._serving)
+
+    async def __aenter__(self) -> Self:
+        try:
+            listeners = self._listen()
+            for listener in listeners:
+                self._stack.callback(listener.close)
+            self._port = listeners[0].getsockname()[1]
+            self.plane = await self._stack.enter_async_context(ControlPlane(self.settings))
+            config = uvicorn.Config(
+                create_app(self.settings, self.plane),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                lifespan="on",
+                ws="none",
+                backlog=_BACKLOG,
+                h11_max_incomplete_event_size=_HEADER_BYTES,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=math.ceil(self.settings.drain_timeout) + 1,
+            )
+            self._server = _Server(config)
+            self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=listeners))
+            self._stack.push_async_callback(self._stop)
+            ready = asyncio.ensure_future(self._server.answering.wait())
+            await asyncio.wait([ready, self._serving], return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+            if self._serving.done():
+                self._serving.result()
+        except BaseException:
+            await to_the_end(self._stack.aclose())
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await to_the_end(self._stack.aclose())
+
+    async def _stop(self) -> None:
+        assert self._serving is not None
+        if not self._serving.done():
+            self.begin_to_stop()
+            await asyncio.wait([self._serving])
+
+    def _listen(self) -> list[socket.socket]:
+        host, port = self.settings.host, self.settings.port
+        try:
+            listeners = ports.listen(host, port)
+        except OSError as error:
+            raise ServerSettingsError("port", f"can't listen on {host}:{port}: {error}") from error
+        for listener in listeners:
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+        return listeners
