@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from ipybox.control.settings import ServerSettings
-from tests.control.served_process import ENVIRONMENT, ipybox, serving
+from tests.cli.typed import ipybox
+from tests.control.serving import ENVIRONMENT, HANG, IPYBOX
 
 WIDE = {"COLUMNS": "400", "TERM": "dumb"}
+
+
+@contextmanager
+def serving(state_dir: Path, *options: str) -> Iterator[str]:
+    """Its URL, while it serves."""
+    log = state_dir.with_suffix(".log")
+    with open(log, "wb") as errors:
+        process = subprocess.Popen(
+            [*IPYBOX, "serve", "--port", "0", "--state-dir", str(state_dir), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=ENVIRONMENT,
+        )
+    assert process.stdout is not None
+    with process.stdout:
+        try:
+            url = process.stdout.readline().decode().strip()
+            assert url.startswith("http://"), log.read_text()
+            yield url
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(HANG)
+            finally:
+                process.kill()
+                process.wait()
 
 
 def test_help_explains_each_setting_with_its_default_and_its_variable() -> None:

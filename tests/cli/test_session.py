@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.control.served_process import ENVIRONMENT, HANG, IPYBOX, ipybox, serving
+from tests.cli.typed import ipybox
+from tests.control.serving import ENVIRONMENT, HANG, IPYBOX, Server
 
 pytestmark = pytest.mark.sandbox
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -22,8 +23,8 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("served") / "state") as url:
-        yield url
+    with Server(tmp_path_factory.mktemp("served") / "state", rate_limit="100000/minute") as server:
+        yield server.url
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def session(url: str) -> str:
     return done.stdout.decode().strip()
 
 
-class Server:
+class Typed:
     """Commands against one server."""
 
     def __init__(self, url: str) -> None:
@@ -50,102 +51,102 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(url: str) -> Server:
-    return Server(url)
+def typed(url: str) -> Typed:
+    return Typed(url)
 
 
-def test_a_session_is_made_listed_shown_renewed_ended_and_forgotten(server: Server) -> None:
-    code, out, _ = server("session", "create", "python", "--timeout", "100", "--memory", "256Mi", "--tag", "x=y")
+def test_a_session_is_made_listed_shown_renewed_ended_and_forgotten(typed: Typed) -> None:
+    code, out, _ = typed("session", "create", "python", "--timeout", "100", "--memory", "256Mi", "--tag", "x=y")
     id = out.strip()
     assert code == 0
-    assert [each["id"] for each in server.json("session", "list", "--tag", "x=y")] == [id]
-    assert id in server("session", "list", "--status", "running")[1]
-    shown = server.json("session", "show", id)
+    assert [each["id"] for each in typed.json("session", "list", "--tag", "x=y")] == [id]
+    assert id in typed("session", "list", "--status", "running")[1]
+    shown = typed.json("session", "show", id)
     assert (shown["status"], shown["timeout"], shown["resource_limit"]["memory"]) == ("running", 100, "256Mi")
-    assert "256Mi" in server("session", "show", id)[1]
-    assert server("session", "renew", id, "--timeout", "900")[0] == 0
-    assert server("session", "terminate", id)[0] == 0
-    assert server.json("session", "show", id)["status"] == "terminated"
-    assert server("session", "delete", id)[0] == 0
-    code, _, err = server("session", "show", id)
+    assert "256Mi" in typed("session", "show", id)[1]
+    assert typed("session", "renew", id, "--timeout", "900")[0] == 0
+    assert typed("session", "terminate", id)[0] == 0
+    assert typed.json("session", "show", id)["status"] == "terminated"
+    assert typed("session", "delete", id)[0] == 0
+    code, _, err = typed("session", "show", id)
     assert (code, "404" in err) == (125, True)
-    code, _, err = server("session", "delete", id, id)
+    code, _, err = typed("session", "delete", id, id)
     assert (code, err.count("404")) == (125, 2)
 
 
-def test_output_of_a_file_is_passed_on_and_its_variables_stay(server: Server, session: str, tmp_path: Path) -> None:
+def test_output_of_a_file_is_passed_on_and_its_variables_stay(typed: Typed, session: str, tmp_path: Path) -> None:
     file = tmp_path / "a.py"
     file.write_text("import sys\nx = 'kept'\nprint('out')\nprint('err', file=sys.stderr)")
-    assert server("session", "run", session, file) == (0, "out\n", "err\n")
-    assert server("session", "run", session, "-", stdin=b"print(x)") == (0, "kept\n", "")
+    assert typed("session", "run", session, file) == (0, "out\n", "err\n")
+    assert typed("session", "run", session, "-", stdin=b"print(x)") == (0, "kept\n", "")
 
 
-def test_the_exit_code_is_the_truth(server: Server, session: str, tmp_path: Path) -> None:
-    assert server("session", "exec", session, "--", "sh", "-c", 'echo "$1"; exit 7', "-", "a  b") == (7, "a  b\n", "")
-    code, out, err = server("session", "run", session, "-", stdin=b"1 / 0")
+def test_the_exit_code_is_the_truth(typed: Typed, session: str, tmp_path: Path) -> None:
+    assert typed("session", "exec", session, "--", "sh", "-c", 'echo "$1"; exit 7', "-", "a  b") == (7, "a  b\n", "")
+    code, out, err = typed("session", "run", session, "-", stdin=b"1 / 0")
     assert (code, out) == (1, "")
     assert err.count("ZeroDivisionError: ") == 1
-    code, _, err = server("session", "run", session, "-", "--kind", "handler", stdin=b"def handler(e):\n    1 / 0")
+    code, _, err = typed("session", "run", session, "-", "--kind", "handler", stdin=b"def handler(e):\n    1 / 0")
     assert code != 0
     assert err.count("ZeroDivisionError: ") == 1
-    code, _, err = server("session", "exec", "--timeout", "1", session, "--", "sleep", "60")
+    code, _, err = typed("session", "exec", "--timeout", "1", session, "--", "sleep", "60")
     assert (code, "timeout" in err) == (124, True)
-    code, _, err = server("session", "exec", session, "--", "sh", "-c", "kill -9 $$")
+    code, _, err = typed("session", "exec", session, "--", "sh", "-c", "kill -9 $$")
     assert code == 137, err
 
 
-def test_a_handler_gets_its_event_and_its_value_is_told(server: Server, session: str) -> None:
+def test_a_handler_gets_its_event_and_its_value_is_told(typed: Typed, session: str) -> None:
     source = b"def handler(event):\n    print(event)\n    return {'n': event['n'] + 1}"
     run = ("session", "run", session, "-", "--kind", "handler", "--event", '{"n": 1}')
-    assert server(*run, stdin=source) == (0, "{'n': 1}\n", 'ipybox: it returned {"n": 2}\n')
-    code, out, err = server(*run, "--json", stdin=source)
+    assert typed(*run, stdin=source) == (0, "{'n': 1}\n", 'ipybox: it returned {"n": 2}\n')
+    code, out, err = typed(*run, "--json", stdin=source)
     said = json.loads(out)
     assert (code, err, said["return_value"], said["stdout"]) == (0, "", {"n": 2}, "{'n': 1}\n")
 
 
-def test_a_file_is_run_by_what_its_name_says(server: Server, session: str, tmp_path: Path) -> None:
+def test_a_file_is_run_by_what_its_name_says(typed: Typed, session: str, tmp_path: Path) -> None:
     file = tmp_path / "a.sh"
     file.write_text("echo $0 $A")
-    code, out, _ = server("session", "run", session, file, "--env", "A=1")
+    code, out, _ = typed("session", "run", session, file, "--env", "A=1")
     assert (code, out.split()[-1]) == (0, "1")
 
 
-def test_images_are_saved_here(server: Server, session: str, tmp_path: Path) -> None:
+def test_images_are_saved_here(typed: Typed, session: str, tmp_path: Path) -> None:
     source = f"import base64\nfrom IPython.display import Image, display\ndisplay(Image(base64.b64decode('{PIXEL}')))"
-    code, out, err = server("session", "run", session, "-", "--images-dir", tmp_path / "im", stdin=source.encode())
+    code, out, err = typed("session", "run", session, "-", "--images-dir", tmp_path / "im", stdin=source.encode())
     (image,) = (tmp_path / "im").iterdir()
     assert (code, out, err) == (0, "", f"[image saved: {image}]\n")
     assert image.read_bytes() == base64.b64decode(PIXEL)
 
 
-def test_what_was_said_is_shown_again(server: Server, session: str) -> None:
-    assert server("session", "exec", session, "--", "sh", "-c", "echo once; echo more >&2; exit 4")[0] == 4
-    assert server("session", "logs", session) == (0, "once\n", "more\n")
-    assert server("session", "logs", "--follow", session) == (4, "once\n", "more\n")
-    events = server.json("session", "logs", session)
+def test_what_was_said_is_shown_again(typed: Typed, session: str) -> None:
+    assert typed("session", "exec", session, "--", "sh", "-c", "echo once; echo more >&2; exit 4")[0] == 4
+    assert typed("session", "logs", session) == (0, "once\n", "more\n")
+    assert typed("session", "logs", "--follow", session) == (4, "once\n", "more\n")
+    events = typed.json("session", "logs", session)
     assert [each["seq"] for each in events] == list(range(1, len(events) + 1))
     assert events[-1]["kind"] == "end"
 
 
-def test_files_go_there_and_back(server: Server, session: str, tmp_path: Path) -> None:
+def test_files_go_there_and_back(typed: Typed, session: str, tmp_path: Path) -> None:
     content = os.urandom(300_000)
     (tmp_path / "here.bin").write_bytes(content)
-    assert server("session", "upload", session, tmp_path / "here.bin")[0] == 0
-    assert server("session", "upload", session, "-", "d/in", stdin=b"piped")[0] == 0
-    assert server("session", "download", session, "here.bin", tmp_path / "back")[0] == 0
+    assert typed("session", "upload", session, tmp_path / "here.bin")[0] == 0
+    assert typed("session", "upload", session, "-", "d/in", stdin=b"piped")[0] == 0
+    assert typed("session", "download", session, "here.bin", tmp_path / "back")[0] == 0
     assert (tmp_path / "back").read_bytes() == content
-    assert server("session", "download", session, "d/in", cwd=tmp_path)[0] == 0
+    assert typed("session", "download", session, "d/in", cwd=tmp_path)[0] == 0
     assert (tmp_path / "in").read_bytes() == b"piped"
-    assert server("session", "download", session, "d/in", "-") == (0, "piped", "")
-    assert {"here.bin", "d"} <= {each["path"] for each in server.json("session", "files", session)}
-    assert "d/in\tfile\t5\t" in server("session", "files", session, "--recursive")[1]
+    assert typed("session", "download", session, "d/in", "-") == (0, "piped", "")
+    assert {"here.bin", "d"} <= {each["path"] for each in typed.json("session", "files", session)}
+    assert "d/in\tfile\t5\t" in typed("session", "files", session, "--recursive")[1]
     for path in ("../../etc/passwd", "/etc/passwd"):
-        assert server("session", "download", session, path, "-")[:2] == (2, "")
+        assert typed("session", "download", session, path, "-")[:2] == (2, "")
 
 
-def test_a_name_that_code_chose_does_nothing_to_a_terminal(server: Server, session: str) -> None:
-    server("session", "run", session, "-", stdin=b"open('\\x1b]0;title\\x07', 'w').close()")
-    out = server("session", "files", session)[1]
+def test_a_name_that_code_chose_does_nothing_to_a_terminal(typed: Typed, session: str) -> None:
+    typed("session", "run", session, "-", stdin=b"open('\\x1b]0;title\\x07', 'w').close()")
+    out = typed("session", "files", session)[1]
     assert "\\x1b]0;title\\x07" in out
     assert "\x1b" not in out
 
@@ -170,7 +171,7 @@ class Running:
         self.process.communicate()
 
 
-def test_ctrl_c_interrupts_the_code_on_the_server_and_then_leaves(server: Server, url: str, session: str) -> None:
+def test_ctrl_c_interrupts_the_code_on_the_server_and_then_leaves(typed: Typed, url: str, session: str) -> None:
     script = "trap 'echo trapped; exit 3' INT; echo begun; while :; do sleep 0.05; done"
     with Running(url, "session", "exec", "--timeout", "600", session, "--", "bash", "-c", script) as process:
         assert process.stdout is not None
@@ -178,40 +179,40 @@ def test_ctrl_c_interrupts_the_code_on_the_server_and_then_leaves(server: Server
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=HANG)
         assert (process.returncode, rest) == (130, b"trapped\n")  # what it says meanwhile is not lost
-    events = server.json("session", "logs", session)
+    events = typed.json("session", "logs", session)
     assert events[-1]["kind"] == "end"
 
 
-def test_who_stops_reading_ends_the_code(server: Server, url: str, session: str) -> None:
+def test_who_stops_reading_ends_the_code(typed: Typed, url: str, session: str) -> None:
     with Running(url, "session", "exec", "--timeout", "600", session, "--", "sh", "-c", "yes") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"y\n"
         process.stdout.close()
         assert process.wait(HANG) == 128 + signal.SIGPIPE
-    assert server("session", "interrupt", session)[0] == 1  # nothing runs there any more
+    assert typed("session", "interrupt", session)[0] == 1  # nothing runs there any more
 
 
-def test_code_is_interrupted_from_elsewhere(server: Server, url: str, session: str) -> None:
+def test_code_is_interrupted_from_elsewhere(typed: Typed, url: str, session: str) -> None:
     with Running(url, "session", "exec", "--timeout", "600", session, "--", "sh", "-c", "echo a; sleep 600") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"a\n"
-        assert server("session", "interrupt", session)[0] == 0
+        assert typed("session", "interrupt", session)[0] == 0
         assert process.wait(HANG) == 130
 
 
-def test_keys_are_made_listed_rotated_and_revoked_and_shown_once(server: Server) -> None:
-    code, out, _ = server("keys", "create", "one", "--owner", "somebody", "--scope", "read")
+def test_keys_are_made_listed_rotated_and_revoked_and_shown_once(typed: Typed) -> None:
+    code, out, _ = typed("keys", "create", "one", "--owner", "somebody", "--scope", "read")
     secret = out.strip()
     id = secret.split("_")[1]
     assert code == 0
-    other = server.json("keys", "rotate", id)
-    assert server("keys", "revoke", other["id"])[0] == 0
-    out = server("keys", "list")[1]
+    other = typed.json("keys", "rotate", id)
+    assert typed("keys", "revoke", other["id"])[0] == 0
+    out = typed("keys", "list")[1]
     assert id in out
     assert other["id"] in out
     assert secret not in out
     assert other["secret"] not in out
-    code, out, err = server("session", "list", "--api-key", secret)
+    code, out, err = typed("session", "list", "--api-key", secret)
     assert (code, "401" in err) == (125, True)
     assert secret not in out + err
 
@@ -228,8 +229,8 @@ def test_keys_are_made_listed_rotated_and_revoked_and_shown_once(server: Server)
         (["session", "list", "--api-key", "a b"], "the key has characters"),
     ],
 )
-def test_what_makes_no_sense_is_refused(server: Server, arguments: list[str], said: str) -> None:
-    code, _, err = server(*arguments)
+def test_what_makes_no_sense_is_refused(typed: Typed, arguments: list[str], said: str) -> None:
+    code, _, err = typed(*arguments)
     assert (code, said in err) == (2, True), err
 
 

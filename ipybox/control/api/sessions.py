@@ -68,7 +68,7 @@ async def list_sessions(
         tags[key] = value
     filter = SessionFilter(
         owner=None if principal.sees_all else principal.owner,
-        statuses=tuple(status or ()),
+        statuses=tuple(status) if status else None,
         template_id=template_id,
         mode=mode,
         tags=tags,

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from ipybox.control.errors import ConflictError
+from ipybox.control.errors import ConflictError, RecordNotFoundError
 from ipybox.control.records import ExecutionEvent
 from ipybox.control.service.ids import now
 from ipybox.process.teardown import to_the_end
@@ -19,6 +19,7 @@ Append = Callable[[str, Sequence[ExecutionEvent]], Awaitable[None]]
 
 _SOON = 0.025
 """Seconds after which events are written; most executions have ended before."""
+_AGAIN = 0.5
 _CHUNK = 32 * 1024
 """Characters up to which pieces of one stream become one event."""
 _STREAMS = ("stdout", "stderr")
@@ -40,6 +41,7 @@ class EventLog:
         self._append, self._room = append, display_bytes
         self._next = first
         self._waiting: list[ExecutionEvent] = []
+        self._tried = 0
         self._timer: asyncio.TimerHandle | None = None
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -68,12 +70,19 @@ class EventLog:
             self._timer = asyncio.get_running_loop().call_later(_SOON, self._write_soon)
 
     async def take_last(self) -> tuple[ExecutionEvent, ...]:
-        """Those that are not written yet; whoever takes them writes them. No more are taken in after this."""
+        """Those that are not written yet; whoever takes them writes them. No more are taken in after this.
+
+        If it is not known whether the last batch was written, this waits until the database says so.
+        """
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         if self._task is not None:
             await asyncio.wait([self._task])
+        while self._tried:
+            await self._write()
+            if self._tried:
+                await asyncio.sleep(_AGAIN)
         return tuple(self._waiting)
 
     def end_event(self, data: Mapping[str, Any]) -> ExecutionEvent:
@@ -90,7 +99,8 @@ class EventLog:
         return self._progress
 
     def _joined(self, kind: str, text: str) -> bool:
-        last = self._waiting[-1] if self._waiting and not self._turn.locked() else None
+        is_open = len(self._waiting) > self._tried and not self._turn.locked()
+        last = self._waiting[-1] if is_open else None
         if last is None or last.kind != kind or len(last.data["text"]) + len(text) > _CHUNK:
             return False
         self._waiting[-1] = ExecutionEvent(
@@ -120,17 +130,18 @@ class EventLog:
 
     async def _write(self) -> None:
         async with self._turn:
-            batch = tuple(self._waiting)
+            batch = tuple(self._waiting[: self._tried] if self._tried else self._waiting)
             try:
                 await self._append(self.execution_id, batch)
-            except ConflictError:
-                pass  # they are there: it was written, and the word of it was lost
+            except (ConflictError, RecordNotFoundError):
+                pass  # they are there, as the same batch was written and the word of it was lost; or nobody wants them
             except Exception as error:  # the database may be back in a moment; nothing is lost until then
-                self.failure = error
+                self.failure, self._tried = error, len(batch)
                 if not self._closed:
-                    self._timer = asyncio.get_running_loop().call_later(1.0, self._write_soon)
+                    self._timer = asyncio.get_running_loop().call_later(_AGAIN, self._write_soon)
                 return
             del self._waiting[: len(batch)]
+            self._tried = 0
         self.wake()
         if self._waiting and self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(_SOON, self._write_soon)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,8 @@ from ipybox.control.errors import (
     ConflictError,
     ControlError,
     NoCapacityError,
+    RecordNotFoundError,
     RequestRefusedError,
-    StorageError,
-    StorageFullError,
 )
 from ipybox.control.records import Artifact, Execution, ExecutionEvent, Metrics, Page, Session
 from ipybox.control.runtime.host import RunningSession, RunOutcome, RunRequest
@@ -28,7 +27,8 @@ from ipybox.control.service import ids
 from ipybox.control.service.event_log import EventLog
 from ipybox.control.service.ids import now
 from ipybox.control.service.requests import NewExecution
-from ipybox.control.service.sessions import ALIVE, Sessions
+from ipybox.control.service.retries import until_taken
+from ipybox.control.service.sessions import Sessions
 from ipybox.control.settings import ServerSettings
 from ipybox.control.states import ExecutionKind, ExecutionStatus, Reason, SessionMode
 from ipybox.control.storage.workspaces import Workspaces
@@ -38,7 +38,7 @@ log = logging.getLogger("ipybox.control")
 
 _UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
 _KINDS = {"shell": ExecutionKind.SHELL, "javascript": ExecutionKind.JAVASCRIPT}
-_RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
 _PAGE = 500
 
 
@@ -52,7 +52,10 @@ class _Active:
     task: asyncio.Task[None] | None = None
     work: asyncio.Future[RunOutcome] | None = None
     running: RunningSession | None = None
+    """Where it runs, from the moment on at which this server can't leave it to the next one any more."""
     ending: tuple[ExecutionStatus, Reason, str] | None = None
+    is_left: bool = False
+    """Whether it waits for the next server."""
 
 
 class Executions:
@@ -71,7 +74,11 @@ class Executions:
         self._workspaces, self._meters = workspaces, meters
         self._active: dict[str, _Active] = {}
         self._of_session: dict[str, set[str]] = {}
+        self._taking: set[str] = set()
         self._stopping = False
+        self._hurry = asyncio.Event()
+        self.in_doubt = False
+        """Whether the database may have one that this server does not know of: the answer to a commit was lost."""
 
     # ---- what is asked for ----------------------------------------------------------------------------------------
 
@@ -87,7 +94,10 @@ class Executions:
         if self._stopping:
             raise NoCapacityError("the server is about to stop", retry_after=10.0)
         session = await self._sessions.get(principal, asked.session_id)
-        if session.status not in ALIVE:
+        if not self._sessions.take(session):
+            if asked.is_planned and asked.id is not None:
+                with suppress(RecordNotFoundError):
+                    return await self._db.executions.get(asked.id, owner=session.owner)
             why = f": {session.detail}" if session.detail else ""
             raise ConflictError(f"the session {session.id!r} is {session.status.value}{why}")
         execution = Execution(
@@ -104,16 +114,27 @@ class Executions:
             created_at=now(),
         )
         most = self._settings.max_executions_per_key if principal.max_executions is None else principal.max_executions
+        self._taking.add(execution.id)
         try:
-            await self._db.executions.add(
-                execution, per_session=self._settings.max_executions_per_session, per_owner=most
-            )
+            await to_the_end(self._take(execution, most))
         except ConflictError:
             if not asked.is_planned:
                 raise
             return await self._db.executions.get(execution.id, owner=session.owner)
-        self.resume(execution)
+        finally:
+            self._taking.discard(execution.id)
         return execution
+
+    async def _take(self, execution: Execution, per_owner: int) -> None:
+        """Not to be left half done: what is kept is run."""
+        try:
+            await self._db.executions.add(
+                execution, per_session=self._settings.max_executions_per_session, per_owner=per_owner
+            )
+        except NoCapacityError:
+            self.in_doubt = True
+            raise
+        self.resume(execution)
 
     async def get(self, principal: Principal, execution_id: str) -> Execution:
         """One of them."""
@@ -131,15 +152,23 @@ class Executions:
         return await self._db.events.output([each.id for each in executions])
 
     async def wait(self, execution_id: str, seconds: float) -> bool:
-        """Waits until it is finished; False if it is not after so many seconds."""
+        """Waits until it is finished; False if it is not after so many seconds.
+
+        Raises:
+            NoCapacityError: It waits, and the server stops: the next one has it run.
+        """
         active = self._active.get(execution_id)
-        if active is None:
-            return True
-        try:
-            async with asyncio.timeout(seconds):
-                await active.done.wait()
-        except TimeoutError:
-            return False
+        if active is not None:
+            try:
+                async with asyncio.timeout(seconds):
+                    await active.done.wait()
+            except TimeoutError:
+                return False
+        if active.is_left if active is not None else self._stopping:
+            if not (await self._db.executions.get(execution_id)).status.is_final:
+                raise NoCapacityError(
+                    f"the server is about to stop; {execution_id} is kept, and runs after the restart", retry_after=10.0
+                )
         return True
 
     async def interrupt(self, principal: Principal, execution_id: str) -> bool:
@@ -154,7 +183,13 @@ class Executions:
                 active.task.cancel()
             await active.done.wait()
             return True
-        return await active.running.interrupt(execution.id)
+        while not active.done.is_set():
+            if await active.running.interrupt(execution.id):
+                return True
+            with suppress(TimeoutError):  # it is about to begin, or has ended and is being written down
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await active.done.wait()
+        return False
 
     async def events(self, execution_id: str, after: int, limit: int) -> tuple[tuple[ExecutionEvent, ...], bool]:
         """Events after a number, and whether no more will come after these."""
@@ -196,6 +231,10 @@ class Executions:
         self._of_session.setdefault(execution.session_id, set()).add(execution.id)
         active.task = asyncio.get_running_loop().create_task(self._carry_out(execution, active))
 
+    def knows(self, execution_id: str) -> bool:
+        """Whether this server looks after it, or is about to."""
+        return execution_id in self._active or execution_id in self._taking
+
     def is_busy(self, session_id: str) -> bool:
         """Whether code runs in a session, or waits."""
         return bool(self._of_session.get(session_id))
@@ -204,16 +243,19 @@ class Executions:
         """How many are not finished."""
         return len(self._active)
 
-    async def session_is_up(self, session_id: str) -> None:
-        """Nothing to do: those that wait for it see it themselves."""
-
-    async def session_ended(self, session_id: str, reason: Reason, detail: str) -> None:
-        """Ends what waits; what ran has ended with its sandbox."""
-        waiting = []
-        for execution_id in list(self._of_session.get(session_id, ())):
+    def session_ends(self, session_id: str, reason: Reason, detail: str) -> None:
+        """Says why to what is about to end with its sandbox."""
+        for execution_id in self._of_session.get(session_id, ()):
             active = self._active[execution_id]
             if active.ending is None:
                 active.ending = ExecutionStatus.CRASHED, _fate(reason), f"its session ended: {detail}"
+
+    async def session_ended(self, session_id: str, reason: Reason, detail: str) -> None:
+        """Ends what waits; what ran has ended with its sandbox."""
+        self.session_ends(session_id, reason, detail)
+        waiting = []
+        for execution_id in list(self._of_session.get(session_id, ())):
+            active = self._active[execution_id]
             if active.running is None and active.task is not None:
                 active.task.cancel()
             waiting.append(active.done.wait())
@@ -232,23 +274,27 @@ class Executions:
         for active in list(self._active.values()):
             if active.running is None and active.task is not None:
                 active.task.cancel()
-        deadline = time.monotonic() + seconds
-        for active in list(self._active.values()):
-            if active.running is not None:
-                try:
-                    async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
-                        await active.done.wait()
-                except TimeoutError:
-                    pass
+        ends = [active.done.wait() for active in self._active.values() if active.running is not None]
+        if ends:
+            finished = asyncio.gather(*ends)
+            hurry = asyncio.ensure_future(self._hurry.wait())
+            await asyncio.wait([finished, hurry], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            for each in (finished, hurry):
+                each.cancel()
+                await asyncio.gather(each, return_exceptions=True)
         text = f"the server was stopped while it ran, after {self._settings.drain_timeout:g} s of waiting for it"
         rest = list(self._active.values())
         for active in rest:
-            active.ending = ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, text
-            for each in (active.work, active.task):
-                if each is not None:
-                    each.cancel()
+            if active.ending is None:
+                active.ending = ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, text
+            if active.work is not None:
+                active.work.cancel()
         if rest:
             await asyncio.gather(*(active.done.wait() for active in rest))
+
+    def hurry(self) -> None:
+        """Has :meth:`drain` wait no longer."""
+        self._hurry.set()
 
     async def compare(self, execution_id: str, status: ExecutionStatus, exit_code: int) -> None:
         """Compares what somebody says about an execution with what is known.
@@ -272,8 +318,11 @@ class Executions:
                 await self._run(execution, active)
             except asyncio.CancelledError:
                 if active.ending is None:
-                    return  # it has not begun, and the server stops: the next one has it run
+                    active.is_left = True  # it has not begun, and the server stops: the next one has it run
+                    return
                 await to_the_end(self._finish(execution, *active.ending, events=active.events))
+            except RecordNotFoundError:
+                return  # it was removed with its session
             except Exception as error:
                 log.exception("an execution failed", extra={"execution_id": execution.id})
                 detail = f"the server failed: {type(error).__name__}: {error}"
@@ -304,14 +353,15 @@ class Executions:
             return await self._finish(execution, *active.ending, events=active.events)
         before = await self._workspaces.snapshot(execution.session_id)
         self._sessions.touch(execution.session_id)
-        if await self._db.executions.start(execution.id, now()) is None:
-            return
-        active.running = running
         await to_the_end(self._run_to_the_end(execution, active, running, before))
 
     async def _run_to_the_end(
         self, execution: Execution, active: _Active, running: RunningSession, before: Any
     ) -> None:
+        active.running = running
+        await until_taken(lambda: self._db.executions.start(execution.id, now()), "the start of an execution")
+        if active.ending is not None:
+            return await self._finish(execution, *active.ending, events=active.events)
         request = RunRequest(
             execution_id=execution.id,
             kind=execution.kind,
@@ -333,14 +383,14 @@ class Executions:
 
     async def _artifacts(self, session_id: str, before: Any) -> tuple[tuple[Artifact, ...], str | None]:
         """Files that were made or changed; a copy of them is in the object store when this returns."""
+        artifacts: tuple[Artifact, ...] = ()
         try:
             changes = await self._workspaces.compare(session_id, before)
+            artifacts = changes.artifacts
             await self._workspaces.push(session_id, changes)
-        except (StorageError, StorageFullError) as error:
-            return (), str(error)
-        except (ControlError, OSError) as error:  # the session was removed meanwhile
-            return (), str(error)
-        return changes.artifacts, None
+        except (ControlError, OSError) as error:  # the object store, or the session was removed meanwhile
+            return artifacts, str(error)
+        return artifacts, None
 
     async def _write(
         self, execution: Execution, active: _Active, outcome: RunOutcome, artifacts: tuple[Artifact, ...]
@@ -374,9 +424,7 @@ class Executions:
     ) -> None:
         """Writes down an end without a result."""
         if events is None:
-            had = await self._db.events.after(execution.id, 0, 1_000_000)
-            first = had[-1].seq + 1 if had else 1
-            events = EventLog(execution.id, self._db.events.append, 0, first)
+            events = EventLog(execution.id, self._db.events.append, 0, execution.events + 1)
         duration = None
         if execution.started_at is not None:
             duration = (now() - execution.started_at).total_seconds()
@@ -400,13 +448,10 @@ class Executions:
         """Writes the result with the last events; what the database does not take is tried until it does."""
         last = await events.take_last()
         end = events.end_event({"status": facts["status"].value, "reason": facts["reason"] and facts["reason"].value})
-        while True:
-            try:
-                await self._db.executions.finish(execution.id, completed_at=now(), last_events=(*last, end), **facts)
-                break
-            except NoCapacityError as error:
-                log.warning("a result is not written yet", extra={"execution_id": execution.id, "reason": str(error)})
-                await asyncio.sleep(_RETRY_SECONDS)
+        await until_taken(
+            lambda: self._db.executions.finish(execution.id, completed_at=now(), last_events=(*last, end), **facts),
+            f"the result of {execution.id}",
+        )
         self._meters.executions.labels(execution.kind.value, facts["status"].value).inc()
         self._meters.events.inc(end.seq)
         if facts["execution_time"] is not None:

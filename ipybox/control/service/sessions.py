@@ -43,10 +43,10 @@ _LIVES = 3
 
 
 class Dependents(Protocol):
-    """Who has to know when a session has come up or come to its end."""
+    """Who has to know when a session comes to its end."""
 
-    async def session_is_up(self, session_id: str) -> None:
-        """It can run code."""
+    def session_ends(self, session_id: str, reason: Reason, detail: str) -> None:
+        """Its sandbox is about to be ended, with what runs in it."""
 
     async def session_ended(self, session_id: str, reason: Reason, detail: str) -> None:
         """It will run no more code."""
@@ -374,12 +374,10 @@ class Sessions:
         live.up.set()
         self._metrics.session_start.observe(time.monotonic() - began)
         self._watch(session_id, live, running)
-        if self.dependents is not None:
-            await self.dependents.session_is_up(session_id)
 
     async def _start(self, session: Session, live: _Live) -> RunningSession:
         template = await self._db.templates.get(session.template_id)
-        files = await self._workspaces.create(session.id)
+        files = await self._workspaces.create(session.id, is_new=session.epoch == 0)
         await self._workspaces.restore(session.id)
         warm = await self._templates.warm_spec(template)
         if session.requested_dependencies and await self._needs_packages(session):
@@ -519,11 +517,13 @@ class Sessions:
             if live.work is not None and not from_within and not live.work.done():
                 live.work.cancel()
                 await asyncio.wait([live.work])
+            status, reason, detail = live.ending
+            if self.dependents is not None:
+                self.dependents.session_ends(session_id, reason, detail)
             if live.running is not None:
                 await live.running.close()
                 await self._save_denied(session_id, live.running)
                 live.running = None
-            status, reason, detail = live.ending
             if self.dependents is not None:
                 await self.dependents.session_ended(session_id, reason, detail)
             await self._db.sessions.change(

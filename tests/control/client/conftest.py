@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.control.served_process import serving
+from tests.control.serving import Server
+from tests.control.serving import server as server
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(server: Server) -> str:
     """Its address."""
-    with serving(tmp_path_factory.mktemp("served") / "state") as url:
-        yield url
+    return server.url

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from ipybox.control.client import AsyncControlClient
 from ipybox.control.errors import ServerError
-from tests.control.served_process import BadLine
+from tests.control.bad_line import BadLine
 
 BUSY = b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 LATER = BUSY.replace(b"After: 0", b"After: 3600")

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from ipybox.control.client import AsyncControlClient, AsyncSession, Event
 from ipybox.control.errors import RequestRefusedError, ServerError, SessionEndedError
-from tests.control.served_process import ENVIRONMENT
+from tests.control.serving import ENVIRONMENT
 
 FOREVER = "import time\nprint('begun', flush=True)\ntime.sleep(600)"
 

