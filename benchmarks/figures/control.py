@@ -143,11 +143,12 @@ async def _running(api: httpx.AsyncClient, **body: str) -> str:
     answer.raise_for_status()
     session: str = answer.json()["id"]
     while True:
-        status = (await api.get(f"/sessions/{session}")).json()["status"]
+        found = (await api.get(f"/sessions/{session}")).json()
+        status = found["status"]
         if status == "running":
             return session
         if status != "creating":
-            raise RuntimeError(f"a session is {status}")
+            raise RuntimeError(f"a session is {status}: {found['status_detail']}")
         await asyncio.sleep(_POLL)
 
 

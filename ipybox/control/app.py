@@ -23,7 +23,8 @@ from ipybox.control.access.rates import Rates
 from ipybox.control.api import executions, failures, files, health, internal, keys, sessions, streams, templates
 from ipybox.control.api.answers import Presigned, Problem
 from ipybox.control.api.auditing import Auditing
-from ipybox.control.api.context import Administrator, Context, Plane, needs_principal
+from ipybox.control.api.context import Administrator, Context, Plane
+from ipybox.control.console.mount import add_console
 from ipybox.control.service.control_plane import ControlPlane
 from ipybox.control.settings import ServerSettings
 from ipybox.control.states import SessionStatus
@@ -64,17 +65,15 @@ def _api(context: Context, given: ControlPlane | None) -> FastAPI:
             plane = given
             if plane is None:
                 plane = await stack.enter_async_context(ControlPlane(context.settings, context.metrics))
+            context.authenticator = Authenticator(context.settings, plane.keys)
             context.admission = Admission(
-                Authenticator(context.settings, plane.keys),
-                context.rates,
-                metrics=context.metrics,
-                applies=needs_principal,
+                context.authenticator, context.rates, metrics=context.metrics, applies=lambda path: True
             )
             context.plane = plane
             try:
                 yield
             finally:
-                context.plane = context.admission = None
+                context.plane = context.authenticator = context.admission = None
 
     app = FastAPI(
         title="ipybox",

@@ -19,6 +19,7 @@ from ipybox.command.sandbox import Sandbox
 from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
 from ipybox.sandbox.placeholder_keeper import MOST
 from tests.command.drivers import Sleeper, Subject, parameters
+from tests.processes import adopting, below, facts
 
 running = pytest.mark.parametrize("subject", parameters(running=True))
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio]
@@ -273,15 +274,13 @@ async def test_the_way_out_can_not_be_set_by_name(policy: ExecutionPolicy) -> No
 
 async def test_a_bubblewrap_that_is_given_up_while_it_begins_leaves_no_process(policy: ExecutionPolicy) -> None:
     sandbox = Sandbox.bubblewrap(policy)
-    before = {process.pid for process in psutil.process_iter()}
-    for step in range(30):
-        task = asyncio.create_task(sandbox.execute(["sleep", "60"]))
-        await asyncio.sleep(0.001 * step)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    found = [process for process in psutil.process_iter(["name", "ppid", "status"]) if process.pid not in before]
-    left = [
-        process for process in found if process.info["name"] == "bwrap" and process.info["ppid"] in (1, os.getpid())
-    ]
-    assert [process for process in left if process.info["status"] != psutil.STATUS_ZOMBIE] == []
+    before = below()
+    with adopting():
+        for step in range(30):
+            task = asyncio.create_task(sandbox.execute(["sleep", "60"]))
+            await asyncio.sleep(0.001 * step)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        found = facts(below() - before)
+    assert [each for each in found if each["name"] == "bwrap" and each["status"] != psutil.STATUS_ZOMBIE] == []

@@ -6,6 +6,7 @@ PostgreSQL refuses that, and then the binary, which dies with whoever started it
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import importlib.util
 import os
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ipybox.control.db.tables import metadata
 from tests.plain_user import USER, become_plain_user
@@ -137,16 +138,24 @@ class PostgresServer:
         self.run(f"DROP DATABASE {name} WITH (FORCE)")
 
     @contextmanager
-    def locked(self, name: str, table: str) -> Iterator[None]:
-        """Nobody else gets at a table of a database."""
+    def holding(self, name: str, sql: str) -> Iterator[None]:
+        """Somebody else has run SQL in a transaction, and commits at the end."""
         command = [str(self._bin / "psql"), "-X", "-q", "-A", "-t", "-d", self.url(name)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as psql:
             assert psql.stdin is not None
             assert psql.stdout is not None
-            psql.stdin.write(f"BEGIN; LOCK TABLE {table}; SELECT 'locked';\n")
-            assert psql.stdout.readline() == "locked\n"
+            psql.stdin.write(f"BEGIN; {sql}; SELECT 'held';\n")
+            assert psql.stdout.readline() == "held\n"
             yield
+            psql.stdin.write("COMMIT; SELECT 'committed';\n")
+            assert psql.stdout.readline() == "committed\n"
             psql.stdin.close()  # and it ends
+
+    async def until_it_waits(self, task: asyncio.Future[Any]) -> None:
+        """Returns when somebody waits for what somebody else holds, or when the task is done."""
+        held = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        while not task.done() and await asyncio.to_thread(self.run, held) == "0":
+            pass
 
     def run(self, sql: str, name: str = "postgres") -> str:
         """Runs SQL, and gives what comes of it."""

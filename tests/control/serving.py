@@ -221,7 +221,8 @@ def _text(value: object) -> str:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without keys that all tests share; nothing of the sessions of others may matter to a test."""
     state = tmp_path_factory.mktemp("server") / "state"
-    with Server(state, rate_limit="100000/minute", max_upload_bytes=20 * 1024**2, drain_timeout=0.5) as running:
+    settings = {"rate_limit": "100000/minute", "max_upload_bytes": 20 * 1024**2, "drain_timeout": 0.5}
+    with Server(state, console=False, **settings) as running:
         yield running
         assert '"level": "error"' not in running.log, running.log
     assert "Traceback" not in running.log, running.log

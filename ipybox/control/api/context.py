@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from starlette.types import Scope as AsgiScope
 
 from ipybox.control.access.admission import Admission, caller_of, needs_caller
+from ipybox.control.access.authentication import Authenticator
 from ipybox.control.access.metrics import ServerMetrics
 from ipybox.control.access.rates import Rates
 from ipybox.control.access.scopes import Principal, Scope
@@ -26,6 +27,7 @@ class Context:
     metrics: ServerMetrics
     rates: Rates
     plane: ControlPlane | None = None
+    authenticator: Authenticator | None = None
     admission: Admission | None = None
 
     @property
@@ -41,10 +43,14 @@ class Context:
         Raises:
             UnauthenticatedError, RateLimitedError, NoCapacityError: As the names say.
         """
-        if self.admission is not None:
-            await self.admission(scope)
-        elif needs_principal(scope["path"]):
+        if needs_principal(scope["path"]):
+            await self.find_out(scope)
+
+    async def find_out(self, scope: AsgiScope) -> None:
+        """The same, whatever is asked for."""
+        if self.admission is None:
             raise NoCapacityError("the server is starting", retry_after=1.0)
+        await self.admission(scope)
 
 
 def needs_principal(path: str) -> bool:
@@ -63,8 +69,19 @@ def plane_of(request: Request) -> ControlPlane:
 
 
 async def principal_of(request: Request) -> Principal:
-    """Who asks. Raises :class:`UnauthenticatedError` if that is not known."""
+    """Who asks.
+
+    Raises:
+        UnauthenticatedError, RateLimitedError: As the names say.
+    """
+    if "principal" not in request.scope["state"]:
+        await context_of(request).find_out(request.scope)
     return caller_of(request.scope)
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from."""
+    return request.client.host if request.client is not None else ""
 
 
 def act(request: Request, action: str, target: str = "", **detail: Any) -> None:

@@ -33,12 +33,14 @@ async def run(request: Request, visitor: Doer, session_id: str, form: SentForm) 
     act(request, "execution.create", session.id)
     language, _, kind = form["kind"].partition(":")
     try:
-        body = ExecuteBody(
-            code=form["code"],
-            language=language,
-            kind=kind or None,
-            event=form.json("event"),
-            **form.only_said(timeout=form.word("timeout")),
+        body = ExecuteBody.model_validate(
+            {
+                "code": form["code"],
+                "language": language,
+                "kind": kind or None,
+                "event": form.json("event"),
+                **form.only_said(timeout=form.word("timeout")),
+            }
         )
         execution = await plane.executions.submit(
             visitor.principal,

@@ -52,7 +52,7 @@ class Form:
         """What the field's lines say, but for empty ones."""
         return [line.strip() for line in self.text(name).split("\n") if line.strip()]
 
-    def list(self, name: str) -> list[str]:
+    def parts(self, name: str) -> list[str]:
         """What stands between blanks, commas and line ends."""
         return self.text(name).replace(",", " ").split()
 

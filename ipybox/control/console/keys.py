@@ -99,12 +99,14 @@ async def audit(
     await plane.audit.flush()
     wanted = {"actor": actor.strip(), "action": action.strip(), "target": target.strip()}
     found = await plane.db.audit.list(
-        **{name: value or None for name, value in wanted.items()}, limit=_ENTRIES, cursor=cursor or None
+        actor=wanted["actor"] or None,
+        action=wanted["action"] or None,
+        target=wanted["target"] or None,
+        limit=_ENTRIES,
+        cursor=cursor or None,
     )
     older = url("audit", **wanted, cursor=found.next_cursor) if found.next_cursor else None
-    return page(
-        request, "audit.html", entries=found, wanted=wanted, older=older, is_filtered=any(wanted.values())
-    )
+    return page(request, "audit.html", entries=found, wanted=wanted, older=older, is_filtered=any(wanted.values()))
 
 
 async def _keys_page(

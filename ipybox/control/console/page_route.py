@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request
@@ -37,7 +37,7 @@ def own_path(text: str | None) -> str:
 class PageRoute(APIRoute):
     """A route whose errors are pages, or go where they can be mended."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """What answers."""
         handle = super().get_route_handler()
 

@@ -69,7 +69,7 @@ def environment(static_files: StaticFiles) -> Environment:
     return made
 
 
-def page(request: Request, template: str, status: int = 200, **facts: Any) -> HTMLResponse:
+def page(request: Request, template: str, /, status: int = 200, **facts: Any) -> HTMLResponse:
     """A whole page."""
     visitor: Visitor | None = getattr(request.state, "visitor", None)
     console = console_of(request)
@@ -81,13 +81,13 @@ def page(request: Request, template: str, status: int = 200, **facts: Any) -> HT
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivePart:
-    """A part of a page that is asked for again and again, or when something has happened. ``seen`` is of its content."""
+    """A part of a page that is asked for again, by the clock or after an event. ``seen`` is a digest of its content."""
 
     html: Markup
     seen: str
 
 
-def live(request: Request, template: str, *, id: str, source: str, trigger: str, **facts: Any) -> LivePart:
+def live(request: Request, template: str, /, *, id: str, source: str, trigger: str, **facts: Any) -> LivePart:
     """A part of a page.
 
     Args:

@@ -53,11 +53,13 @@ async def sessions(
 async def create(request: Request, visitor: Doer, form: SentForm) -> Response:
     """Makes a session, and goes to its page."""
     try:
-        body = SessionBody(
-            template_id=form["template_id"],
-            mode=form.word("mode"),
-            tags=form.pairs("tags"),
-            **form.only_said(timeout=form.word("timeout")),
+        body = SessionBody.model_validate(
+            {
+                "template_id": form["template_id"],
+                "mode": form.word("mode"),
+                "tags": form.pairs("tags"),
+                **form.only_said(timeout=form.word("timeout")),
+            }
         )
         act(request, "session.create", "", template_id=body.template_id)
         session = await plane_of(request).sessions.create(
@@ -187,7 +189,7 @@ async def renew(request: Request, visitor: Doer, session_id: str, form: SentForm
     session = await plane.sessions.get(visitor.principal, session_id)
     act(request, "session.renew", session.id)
     try:
-        body = RenewBody(**form.only_said(timeout=form.word("timeout")))
+        body = RenewBody.model_validate(form.only_said(timeout=form.word("timeout")))
         await plane.sessions.renew(visitor.principal, session.id, body.timeout)
     except Refused as error:
         return await _refused(request, visitor, session, form, error)
@@ -239,9 +241,7 @@ async def install(request: Request, visitor: Doer, session_id: str, form: SentFo
     return see(url("sessions", session.id, note=leave_note(request, visitor, "The packages are installed.")))
 
 
-async def _refused(
-    request: Request, visitor: Visitor, session: Session, form: Form, error: Exception
-) -> Response:
+async def _refused(request: Request, visitor: Visitor, session: Session, form: Form, error: Exception) -> Response:
     status, problem = told(error)
     return await session_page(request, visitor, session, form=form, status=status, problem=problem)
 

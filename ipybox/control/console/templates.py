@@ -34,7 +34,7 @@ async def templates(request: Request, visitor: Looker) -> Response:
     return page(request, "templates.html", rows=rows, total=found.total, most=_MOST)
 
 
-@router.get("-/new")
+@router.get("/-/new")
 async def new(request: Request, visitor: TemplateMaker) -> Response:
     """The form for a new one."""
     return _form_page(request, _fields_of(None))
@@ -149,12 +149,12 @@ def _record(form: Form, template_id: str, visitor: Visitor) -> Template:
             "id": template_id,
             "name": form["name"],
             "default_env_vars": form.pairs("env_vars"),
-            "preload": form.list("preload"),
+            "preload": form.parts("preload"),
             "packages": form.packages("packages"),
             "package_index_url": form.word("package_index_url"),
             "network": {
-                "allowed_domains": form.list("allowed_domains"),
-                "denied_domains": form.list("denied_domains"),
+                "allowed_domains": form.parts("allowed_domains"),
+                "denied_domains": form.parts("denied_domains"),
             },
             "warm": form.flag("warm"),
             **form.only_said(

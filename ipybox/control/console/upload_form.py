@@ -76,7 +76,7 @@ class UploadForm:
             raise RequestRefusedError(f"the body is no multipart/form-data: {error}") from error
         return True
 
-    def _calls(self) -> dict[str, Callable[..., Any]]:
+    def _calls(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._part_begin,
             "on_header_field": self._header_field,

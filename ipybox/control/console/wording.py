@@ -87,12 +87,9 @@ def size(count: int) -> str:
     """Bytes: ``512 B``, ``1.5 MiB``."""
     if count < 1024:
         return f"{count} B"
-    value = float(count)
-    for unit in _UNITS:
-        value /= 1024
-        if value < 1024:
-            break
-    return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
+    power = min((count.bit_length() - 1) // 10, len(_UNITS))
+    value = count / 1024**power
+    return f"{value:.0f} {_UNITS[power - 1]}" if value == int(value) else f"{value:.1f} {_UNITS[power - 1]}"
 
 
 def look(status: str) -> str:

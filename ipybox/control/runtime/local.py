@@ -167,7 +167,7 @@ class LocalHost:
 
     def _program(self, spec: SessionSpec, binds: list[tuple[str, str, bool]], cpus: tuple[int, ...]) -> Program:
         settings = agent.AgentSettings(
-            processes=site.code_processes(spec.limits),
+            processes=min(map(site.code_processes, (spec.limits, spec.warm.limits))),
             output_bytes=self._output_bytes,
             interpreter=spec.mode is SessionMode.STATEFUL,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -66,8 +65,7 @@ class ControlPlane:
     def __init__(self, settings: ServerSettings, metrics: ServerMetrics | None = None) -> None:
         self.settings = settings
         self.metrics = metrics or ServerMetrics(__version__, python=platform.python_version())
-        self.draining = False
-        self._deadline = math.inf
+        self._draining: asyncio.Future[None] | None = None
         self._began = time.monotonic()
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,7 +109,7 @@ class ControlPlane:
             await self.templates.open(settings.warm)
             await self.recovery.run()
             self._stack.push_async_callback(self._stop_tasks)
-            self._repeat(self.sessions.expire, _EXPIRE_SECONDS)
+            self._repeat(self._look_after, _EXPIRE_SECONDS)
             self._repeat(self._forget, _FORGET_SECONDS)
         except BaseException:
             await self._stack.aclose()
@@ -128,16 +126,20 @@ class ControlPlane:
         """Seconds since it was opened."""
         return time.monotonic() - self._began
 
+    @property
+    def draining(self) -> bool:
+        """Whether it is about to stop."""
+        return self._draining is not None
+
     def begin_to_stop(self) -> None:
-        """Takes nothing new from now on; what runs goes on."""
-        if not self.draining:
-            self.draining = True
-            self._deadline = time.monotonic() + self.settings.drain_timeout
-        self.sessions.stop_taking()
+        """Takes nothing new from now on; what runs goes on for ``drain_timeout`` seconds."""
+        if self._draining is None:
+            self.sessions.stop_taking()
+            self._draining = asyncio.ensure_future(self.executions.drain(self.settings.drain_timeout))
 
     def hurry(self) -> None:
         """Does not wait for what runs any more."""
-        self._deadline = time.monotonic()
+        self.executions.hurry()
 
     async def health(self) -> Mapping[str, Json]:
         """Looks at everything that it depends on, just now."""
@@ -170,9 +172,23 @@ class ControlPlane:
 
     async def _drain(self) -> None:
         self.begin_to_stop()
-        await self.executions.drain(max(0.0, self._deadline - time.monotonic()))
+        assert self._draining is not None
+        await self._draining
+
+    async def _look_after(self) -> None:
+        """Every second."""
+        await self.sessions.expire()
+        if self.sessions.in_doubt or self.executions.in_doubt:
+            self.sessions.in_doubt = self.executions.in_doubt = False
+            try:
+                await self.recovery.run()
+            except BaseException:
+                self.sessions.in_doubt = True
+                raise
 
     async def _forget(self) -> None:
+        """Every minute."""
+        await self.recovery.remove_orphans(Found())
         before = now() - timedelta(seconds=self.settings.keep_ended_sessions)
         for session_id in await self.db.sessions.ended_before(before):
             await self.sessions.forget(session_id)

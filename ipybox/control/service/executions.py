@@ -39,7 +39,9 @@ log = logging.getLogger("ipybox.control")
 _UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
 _KINDS = {"shell": ExecutionKind.SHELL, "javascript": ExecutionKind.JAVASCRIPT}
 _LOOK_SECONDS = 0.05
+_STOP_SECONDS = 10.0
 _PAGE = 500
+_Ending = tuple[ExecutionStatus, Reason, str]
 
 
 @dataclass(slots=True)
@@ -53,9 +55,12 @@ class _Active:
     work: asyncio.Future[RunOutcome] | None = None
     running: RunningSession | None = None
     """Where it runs, from the moment on at which this server can't leave it to the next one any more."""
-    ending: tuple[ExecutionStatus, Reason, str] | None = None
+    ending: _Ending | None = None
     is_left: bool = False
     """Whether it waits for the next server."""
+
+    def ended(self, otherwise: _Ending) -> _Ending:
+        return self.ending or otherwise
 
 
 class Executions:
@@ -94,12 +99,13 @@ class Executions:
         if self._stopping:
             raise NoCapacityError("the server is about to stop", retry_after=10.0)
         session = await self._sessions.get(principal, asked.session_id)
-        if not self._sessions.take(session):
-            if asked.is_planned and asked.id is not None:
+        try:
+            self._sessions.use(session)
+        except ConflictError:
+            if asked.is_planned and asked.id is not None:  # its answer may have been lost before the session's end
                 with suppress(RecordNotFoundError):
                     return await self._db.executions.get(asked.id, owner=session.owner)
-            why = f": {session.detail}" if session.detail else ""
-            raise ConflictError(f"the session {session.id!r} is {session.status.value}{why}")
+            raise
         execution = Execution(
             id=asked.id or ids.execution_id(),
             session_id=session.id,
@@ -164,11 +170,10 @@ class Executions:
                     await active.done.wait()
             except TimeoutError:
                 return False
-        if active.is_left if active is not None else self._stopping:
-            if not (await self._db.executions.get(execution_id)).status.is_final:
-                raise NoCapacityError(
-                    f"the server is about to stop; {execution_id} is kept, and runs after the restart", retry_after=10.0
-                )
+        is_left = active.is_left if active is not None else self._stopping
+        if is_left and not (await self._db.executions.get(execution_id)).status.is_final:
+            text = f"the server is about to stop; {execution_id} is kept, and runs after the restart"
+            raise NoCapacityError(text, retry_after=10.0)
         return True
 
     async def interrupt(self, principal: Principal, execution_id: str) -> bool:
@@ -276,21 +281,27 @@ class Executions:
                 active.task.cancel()
         ends = [active.done.wait() for active in self._active.values() if active.running is not None]
         if ends:
-            finished = asyncio.gather(*ends)
             hurry = asyncio.ensure_future(self._hurry.wait())
-            await asyncio.wait([finished, hurry], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            for each in (finished, hurry):
+            waits: list[asyncio.Future[Any]] = [asyncio.gather(*ends), hurry]
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            for each in waits:
                 each.cancel()
-                await asyncio.gather(each, return_exceptions=True)
+            await asyncio.gather(*waits, return_exceptions=True)
         text = f"the server was stopped while it ran, after {self._settings.drain_timeout:g} s of waiting for it"
         rest = list(self._active.values())
         for active in rest:
+            if active.running is None:
+                continue
             if active.ending is None:
                 active.ending = ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, text
             if active.work is not None:
                 active.work.cancel()
         if rest:
-            await asyncio.gather(*(active.done.wait() for active in rest))
+            done = asyncio.gather(*(active.done.wait() for active in rest))
+            await asyncio.wait([done], timeout=_STOP_SECONDS)  # the database may be gone, and this is all that can be
+            if not done.done():
+                log.warning("executions are left as they are written down", extra={"count": len(rest)})
+                done.cancel()
 
     def hurry(self) -> None:
         """Has :meth:`drain` wait no longer."""
@@ -343,12 +354,8 @@ class Executions:
     async def _run(self, execution: Execution, active: _Active) -> None:
         running = await self._sessions.running(execution.session_id)
         if running is None:
-            active.ending = active.ending or (
-                ExecutionStatus.CRASHED,
-                Reason.SESSION_ENDED,
-                "its session ended before it began",
-            )
-            return await self._finish(execution, *active.ending, events=active.events)
+            ending = active.ended((ExecutionStatus.CRASHED, Reason.SESSION_ENDED, "its session ended before it began"))
+            return await self._finish(execution, *ending, events=active.events)
         if active.ending is not None:
             return await self._finish(execution, *active.ending, events=active.events)
         before = await self._workspaces.snapshot(execution.session_id)
@@ -359,7 +366,9 @@ class Executions:
         self, execution: Execution, active: _Active, running: RunningSession, before: Any
     ) -> None:
         active.running = running
-        await until_taken(lambda: self._db.executions.start(execution.id, now()), "the start of an execution")
+        began = await until_taken(lambda: self._db.executions.start(execution.id, now()), "the start of an execution")
+        if began is None and (await self._db.executions.get(execution.id)).status.is_final:
+            return  # somebody has ended it; otherwise the word of its start was lost
         if active.ending is not None:
             return await self._finish(execution, *active.ending, events=active.events)
         request = RunRequest(
@@ -373,7 +382,7 @@ class Executions:
         work = active.work = asyncio.ensure_future(running.run(request, active.events.add))
         await asyncio.wait([work])
         if work.cancelled():  # the server stops, and that is its result
-            ending = active.ending or (ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, "the server was stopped")
+            ending = active.ended((ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, "the server was stopped"))
             return await self._finish(execution, *ending, events=active.events)
         outcome = work.result()
         artifacts, problem = await self._artifacts(execution.session_id, before)

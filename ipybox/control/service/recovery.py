@@ -52,9 +52,8 @@ class Recovery:
                 session = await self._db.sessions.get(session.id)
                 if session.status in ALIVE:
                     await self._recover(session, of_session.pop(session.id, []), found)
-        known = {each.id for each in sessions} | here
-        await self._of_ended_sessions(of_session, known, found)
-        await self._remove_orphans(found)
+        await self._of_others(of_session, found)
+        await self.remove_orphans(found)
         log.info("compared the database with what runs", extra={n: len(v) for n, v in asdict(found).items()})
         return found
 
@@ -102,19 +101,36 @@ class Recovery:
             self._executions.resume(execution)
             found.pending.append(execution.id)
 
-    async def _of_ended_sessions(self, of_session: dict[str, list[Execution]], known: set[str], found: Found) -> None:
-        """An execution outlives its session's end only if a server was killed between the two."""
+    async def _of_others(self, of_session: dict[str, list[Execution]], found: Found) -> None:
+        """Executions of sessions that need nothing.
+
+        One outlives its session's end only if a server was killed between the two; and one of a session that is
+        alive is not known here only if the database did not answer when it was kept.
+        """
         for session_id, executions in of_session.items():
-            if session_id in known:
-                continue
             session = await self._db.sessions.get(session_id)
-            if session.status in ALIVE:
+            is_here = session_id in self._sessions.alive()
+            if session.status in ALIVE and not is_here:
                 continue  # another server's
             for execution in executions:
-                await self._executions.lost(execution, Reason.SESSION_ENDED, f"its session ended: {session.detail}")
-                found.crashed.append(execution.id)
+                if self._executions.knows(execution.id):
+                    continue
+                execution = await self._db.executions.get(execution.id)
+                if execution.status.is_final:
+                    continue  # meanwhile
+                if not is_here or session.status not in ALIVE:
+                    why = f"its session ended: {session.detail}"
+                    await self._executions.lost(execution, Reason.SESSION_ENDED, why)
+                    found.crashed.append(execution.id)
+                elif execution.status is ExecutionStatus.PENDING:
+                    self._executions.resume(execution)
+                    found.pending.append(execution.id)
+                else:
+                    await self._executions.lost(execution, Reason.SERVER_RESTARTED, _LOST)
+                    found.crashed.append(execution.id)
 
-    async def _remove_orphans(self, found: Found) -> None:
+    async def remove_orphans(self, found: Found) -> None:
+        """Removes what no session has any more: its record went before its files, or a file came after its end."""
         for name in await self._workspaces.orphans(self._sessions.alive()):
             try:
                 await self._db.sessions.get(name)

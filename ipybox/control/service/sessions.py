@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -16,17 +17,20 @@ from ipybox.control.db.database import Database
 from ipybox.control.db.sessions import SessionFilter
 from ipybox.control.errors import (
     ConflictError,
+    ControlError,
     InstallError,
     NoCapacityError,
     RecordNotFoundError,
     RequestRefusedError,
     StorageFullError,
 )
-from ipybox.control.records import Dependency, InstalledDependency, Page, Session
+from ipybox.control.records import Dependency, Page, Session
 from ipybox.control.runtime.host import Ending, RunningSession, SessionHost, SessionSpec
 from ipybox.control.service import bounds, ids
 from ipybox.control.service.ids import now
+from ipybox.control.service.installations import Installations
 from ipybox.control.service.requests import NewSession
+from ipybox.control.service.retries import until_taken
 from ipybox.control.service.templates import Templates, refuse_runtime
 from ipybox.control.settings import ServerSettings
 from ipybox.control.states import InstallStatus, Reason, SessionMode, SessionStatus
@@ -40,6 +44,8 @@ ALIVE = (SessionStatus.CREATING, SessionStatus.RUNNING)
 _SHORT_LIFE = 2.0
 """Seconds; a sandbox that ends sooner than that after its start would only do it again."""
 _LIVES = 3
+_STOP_SECONDS = 10.0
+_REASONS = {InstallError: Reason.DEPENDENCIES, StorageFullError: Reason.DISK_FULL}
 
 
 class Dependents(Protocol):
@@ -63,6 +69,7 @@ class _Live:
         self.last_activity_at = session.last_activity_at
         self.expires_at = session.expires_at
         self.saved = session.expires_at
+        self.mode = session.mode
         self.created_at = session.created_at
         self.running: RunningSession | None = None
         self.started = 0.0
@@ -70,9 +77,13 @@ class _Live:
         self.ending: tuple[SessionStatus, Reason, str] | None = None
         self.up = asyncio.Event()
         self.work: asyncio.Task[None] | None = None
-        self.installing = False
+        self.installation: asyncio.Task[InstallError | None] | None = None
         self.turn = asyncio.Lock()
         self.over = asyncio.Event()
+
+    @property
+    def is_installing(self) -> bool:
+        return self.installation is not None and not self.installation.done()
 
     def touch(self, at: datetime) -> None:
         self.last_activity_at = at
@@ -101,11 +112,14 @@ class Sessions:
     ) -> None:
         self._settings, self._db, self._host, self._workspaces = settings, db, host, workspaces
         self._templates, self._metrics, self.node = templates, metrics, node
+        self._installations = Installations(db, host, workspaces)
         self._live: dict[str, _Live] = {}
         self._making: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.dependents: Dependents | None = None
+        self.in_doubt = False
+        """Whether the database may have one that this server does not know of: the answer to a commit was lost."""
 
     # ---- what is asked for ----------------------------------------------------------------------------------------
 
@@ -166,7 +180,11 @@ class Sessions:
 
     async def _add(self, session: Session, per_owner: int) -> None:
         """Not to be left half done: who is kept is looked after."""
-        await self._db.sessions.add(session, per_owner=per_owner, in_all=self._settings.max_sessions)
+        try:
+            await self._db.sessions.add(session, per_owner=per_owner, in_all=self._settings.max_sessions)
+        except NoCapacityError:
+            self.in_doubt = True
+            raise
         self._begin(session)
 
     async def get(self, principal: Principal, session_id: str) -> Session:
@@ -187,8 +205,9 @@ class Sessions:
         session = await self._alive(principal, session_id)
         at, live = now(), self._live[session.id]
         live.last_activity_at = at
-        live.expires_at = at + timedelta(seconds=min(timeout or session.timeout, self._settings.max_timeout))
-        await self._db.sessions.touch(session.id, live.last_activity_at, live.expires_at)
+        until = live.expires_at = at + timedelta(seconds=min(timeout or session.timeout, self._settings.max_timeout))
+        await self._db.sessions.touch(session.id, at, until)
+        live.saved = until
         return await self.get(principal, session_id)
 
     async def terminate(self, principal: Principal, session_id: str) -> Session:
@@ -224,14 +243,17 @@ class Sessions:
         live = self._live[session.id]
         if live.running is None:
             raise ConflictError(f"the session {session_id!r} is {session.status.value}, not running")
-        if live.installing or session.install_status is InstallStatus.INSTALLING:
+        if live.is_installing or session.install_status is InstallStatus.INSTALLING:
             raise ConflictError(f"an installation is going on in the session {session_id!r}")
-        live.installing = True
-        try:
-            await to_the_end(self._install(session, dependencies, index_url, timeout, allow_conflicts))
-        finally:
-            live.installing = False
-            self.touch(session.id)
+        live.installation = asyncio.get_running_loop().create_task(
+            self._installations.install(session, dependencies, index_url, timeout, allow_conflicts)
+        )
+        self._keep(live.installation)
+        await asyncio.wait([live.installation])  # it goes on if nobody waits for it any more
+        if live.installation.cancelled():
+            raise ConflictError(f"the session {session_id!r} ended while packages were installed")
+        live.installation.result()
+        self.touch(session.id)
         return await self.get(principal, session_id)
 
     # ---- for the other services -----------------------------------------------------------------------------------
@@ -256,6 +278,21 @@ class Sessions:
         if live is not None:
             live.touch(now())
 
+    def use(self, session: Session) -> None:
+        """Counts as use of one that is to take code, or a file.
+
+        Raises:
+            ConflictError: It takes nothing any more.
+        """
+        live = self._live.get(session.id)
+        if session.status in ALIVE and live is not None and live.ending is None:
+            return live.touch(now())
+        what, why = session.status.value, session.detail
+        if session.status in ALIVE:
+            what = "about to end" if live is not None else f"on another server, {session.runtime_node}"
+            why = live.ending[2] if live is not None and live.ending is not None else None
+        raise ConflictError(f"the session {session.id!r} is {what}" + (f": {why}" if why else ""))
+
     def alive(self) -> Collection[str]:
         """Those that this server looks after, or is about to."""
         return (*self._live, *self._making)
@@ -272,7 +309,8 @@ class Sessions:
                 session_id, expect=ALIVE, status=status, reason=reason, detail=detail, completed_at=now()
             )
             return
-        await to_the_end(self._end(session_id, live, status, reason, detail))
+        live.ending = live.ending or (status, reason, detail)
+        await to_the_end(self._end(session_id, live))
 
     async def forget(self, session_id: str) -> None:
         """Removes an ended session with all that it left."""
@@ -290,18 +328,18 @@ class Sessions:
         for session_id, live in list(self._live.items()):
             if live.ending is not None:
                 continue
-            busy = live.installing or (self.dependents is not None and self.dependents.is_busy(session_id))
-            if busy:
+            if live.is_installing or (self.dependents is not None and self.dependents.is_busy(session_id)):
                 live.touch(at)
             if at >= live.created_at + lifetime:
                 text = f"it was there for {lifetime.total_seconds():g} s, which is the most"
-                await self.end(session_id, SessionStatus.TIMEOUT, Reason.LIFETIME, text)
+                self._end_soon(session_id, live, SessionStatus.TIMEOUT, Reason.LIFETIME, text)
             elif at >= live.expires_at:
                 text = f"it was not used for {live.timeout.total_seconds():g} s"
-                await self.end(session_id, SessionStatus.TIMEOUT, Reason.IDLE, text)
+                self._end_soon(session_id, live, SessionStatus.TIMEOUT, Reason.IDLE, text)
             elif live.expires_at != live.saved:
-                live.saved = live.expires_at
-                await self._db.sessions.touch(session_id, live.last_activity_at, live.expires_at)
+                until = live.expires_at
+                await self._db.sessions.touch(session_id, live.last_activity_at, until)
+                live.saved = until
 
     async def close(self) -> None:
         """Leaves all of them as they are to be found by the next server, and ends their sandboxes."""
@@ -310,16 +348,26 @@ class Sessions:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        for session_id, live in list(self._live.items()):
-            await self._db.sessions.touch(session_id, live.last_activity_at, live.expires_at)
-            session = await self._db.sessions.get(session_id)
-            if session.mode is SessionMode.STATEFUL and session.epoch > 0:
-                text = "the server was stopped, and the variables went with it"
-                await self._end(session_id, live, SessionStatus.FAILED, Reason.SERVER_STOPPED, text)
-            elif live.running is not None:
-                await self._save_denied(session_id, live.running)
-                await live.running.close()
+        left = [asyncio.ensure_future(self._leave(*each)) for each in self._live.items()]
+        if left:
+            _, late = await asyncio.wait(left, timeout=_STOP_SECONDS)
+            for each in late:  # the database may be gone; the next server sees to it
+                each.cancel()
+            for each in left:
+                if each.done() and each.exception() is not None:
+                    log.warning("a session is not written down: %s", each.exception())
         self._live.clear()
+
+    async def _leave(self, session_id: str, live: _Live) -> None:
+        """Ends a sandbox, and has the next server find a session as it is then."""
+        if live.mode is SessionMode.STATEFUL and (await self._db.sessions.get(session_id)).epoch > 0:
+            text = "the server was stopped, and the variables went with it"
+            live.ending = live.ending or (SessionStatus.FAILED, Reason.SERVER_STOPPED, text)
+            return await self._end(session_id, live)
+        if live.running is not None:
+            await live.running.close()
+            await self._save_denied(session_id, live.running)
+        await self._db.sessions.touch(session_id, live.last_activity_at, live.expires_at)
 
     # ---- coming up ------------------------------------------------------------------------------------------------
 
@@ -337,33 +385,44 @@ class Sessions:
 
     def _bring_up_soon(self, session_id: str, live: _Live) -> None:
         live.work = asyncio.get_running_loop().create_task(self._bring_up(session_id, live))
-        self._tasks.add(live.work)
-        live.work.add_done_callback(self._tasks.discard)
+        self._keep(live.work)
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _bring_up(self, session_id: str, live: _Live) -> None:
         began = time.monotonic()
         try:
-            session = await self._db.sessions.get(session_id)
+            session = await until_taken(lambda: self._db.sessions.get(session_id), f"the start of {session_id}")
             running = await self._start(session, live)
         except (IpyboxError, OSError) as error:
-            reason = Reason.DEPENDENCIES if isinstance(error, InstallError) else Reason.START_FAILED
+            reason = next((why for kind, why in _REASONS.items() if isinstance(error, kind)), Reason.START_FAILED)
             log.warning(
                 "a session failed", extra={"session_id": session_id, "reason": reason.value, "detail": str(error)}
             )
-            return await self._give_up(session_id, live, reason, str(error))
+            return self._give_up(session_id, live, reason, str(error))
         except Exception as error:
             log.exception("a session failed", extra={"session_id": session_id})
-            return await self._give_up(session_id, live, Reason.START_FAILED, f"{type(error).__name__}: {error}")
+            return self._give_up(session_id, live, Reason.START_FAILED, f"{type(error).__name__}: {error}")
+        facts: dict[str, Any] = {
+            "container_id": running.container_id,
+            "epoch": session.epoch + 1,
+            "runtime_node": self.node,
+            "started_at": session.started_at or now(),
+        }
         try:
-            changed = await self._db.sessions.change(
-                session_id,
-                expect=ALIVE,
-                status=SessionStatus.RUNNING,
-                container_id=running.container_id,
-                epoch=session.epoch + 1,
-                runtime_node=self.node,
-                started_at=session.started_at or now(),
+            changed = await until_taken(
+                lambda: self._db.sessions.change(
+                    session_id, expect=(SessionStatus.CREATING,), status=SessionStatus.RUNNING, **facts
+                ),
+                f"the start of {session_id}",
             )
+            if changed is None and live.ending is None:  # it says so already: the answer to the commit was lost
+                changed = await until_taken(
+                    lambda: self._db.sessions.change(session_id, expect=(SessionStatus.RUNNING,), **facts),
+                    f"the start of {session_id}",
+                )
         except BaseException:
             await to_the_end(running.close())
             raise
@@ -376,12 +435,11 @@ class Sessions:
         self._watch(session_id, live, running)
 
     async def _start(self, session: Session, live: _Live) -> RunningSession:
-        template = await self._db.templates.get(session.template_id)
+        template = await until_taken(lambda: self._db.templates.get(session.template_id), f"the start of {session.id}")
         files = await self._workspaces.create(session.id, is_new=session.epoch == 0)
         await self._workspaces.restore(session.id)
         warm = await self._templates.warm_spec(template)
-        if session.requested_dependencies and await self._needs_packages(session):
-            await self._install_first(session)
+        await self._installations.of_new(session)
         return await self._host.start(
             SessionSpec(
                 id=session.id,
@@ -395,129 +453,63 @@ class Sessions:
             )
         )
 
-    async def _needs_packages(self, session: Session) -> bool:
-        """Not if they are there already; they are not if this is another disk than they were installed on."""
-        if session.install_status is InstallStatus.INSTALLING:
-            return True
-        packages = self._workspaces.packages(session.id)
-        is_there = await asyncio.to_thread(lambda: packages.is_dir() and any(packages.iterdir()))
-        return session.install_status is InstallStatus.COMPLETED and not is_there
-
-    async def _install_first(self, session: Session) -> None:
-        """Installs what a new session has asked for; whether it may fail is what the session says."""
-        error = await self._install(
-            session,
-            session.requested_dependencies,
-            session.python_package_index_url,
-            session.install_timeout,
-            allow_conflicts=True,
-            is_first=True,
-        )
-        if error is not None and session.fail_on_dependency_error:
-            raise error
-
-    async def _install(
-        self,
-        session: Session,
-        dependencies: tuple[Dependency, ...],
-        index_url: str | None,
-        timeout: float,
-        allow_conflicts: bool,
-        is_first: bool = False,
-    ) -> InstallError | None:
-        requested = {each.name.lower(): each for each in (*session.requested_dependencies, *dependencies)}
-        changes: dict[str, Any] = {
-            "install_status": InstallStatus.INSTALLING,
-            "install_error": None,
-            "install_started_at": now(),
-            "install_completed_at": None,
-            "requested_dependencies": tuple(requested.values()),
-        }
-        await self._db.sessions.change(session.id, expect=ALIVE, **changes)
-        try:
-            found = await self._host.install(
-                dependencies,
-                into=self._workspaces.packages(session.id),
-                index_url=index_url,
-                limits=session.limits,
-                timeout=timeout,
-                allow_conflicts=allow_conflicts,
-            )
-        except InstallError as error:
-            await self._db.sessions.change(
-                session.id,
-                expect=ALIVE,
-                install_status=InstallStatus.FAILED,
-                install_error=str(error),
-                install_completed_at=now(),
-                installed_dependencies=() if is_first else session.installed_dependencies,
-            )
-            return error
-        installed: dict[str, InstalledDependency] = {
-            each.name.lower(): each for each in (*session.installed_dependencies, *found)
-        }
-        await self._db.sessions.change(
-            session.id,
-            expect=ALIVE,
-            install_status=InstallStatus.COMPLETED,
-            installed_dependencies=tuple(installed.values()),
-            install_completed_at=now(),
-        )
-        return None
-
     # ---- coming to an end -----------------------------------------------------------------------------------------
 
     def _watch(self, session_id: str, live: _Live, running: RunningSession) -> None:
-        task = asyncio.get_running_loop().create_task(self._watched(session_id, live, running))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(asyncio.get_running_loop().create_task(self._watched(session_id, live, running)))
 
     async def _watched(self, session_id: str, live: _Live, running: RunningSession) -> None:
         """A sandbox that ends though nobody asked for it is replaced, unless variables were lost with it."""
         ending = await running.ended()
-        if live.ending is not None or self._stopping:
+        if not self._goes_on(live):
             return
         live.running = None
         live.up.clear()
-        await running.close()
-        await self._save_denied(session_id, running)
-        session = await self._db.sessions.get(session_id)
         live.short_lives = live.short_lives + 1 if time.monotonic() - live.started < _SHORT_LIFE else 0
         said = {"session_id": session_id, "reason": ending.reason.value, "detail": ending.detail}
         log.warning("a sandbox ended", extra=said)
-        if session.mode is SessionMode.STATEFUL or live.short_lives >= _LIVES:
-            return await self._end(session_id, live, SessionStatus.FAILED, *_why(ending))
+        if live.mode is SessionMode.STATEFUL or live.short_lives >= _LIVES:
+            return self._end_soon(session_id, live, SessionStatus.FAILED, *_why(ending, live.mode))
+        await running.close()
+        await self._save_denied(session_id, running)
         detail = f"{ending.detail}; it was given another sandbox, without what was in /tmp"
-        await self._db.sessions.change(
-            session_id, expect=ALIVE, status=SessionStatus.CREATING, reason=ending.reason, detail=detail
-        )
-        self._bring_up_soon(session_id, live)
-
-    async def _give_up(self, session_id: str, live: _Live, reason: Reason, detail: str) -> None:
-        if not self._stopping and live.ending is None:
-            await to_the_end(
-                self._end(session_id, live, SessionStatus.FAILED, reason, detail[-4000:], from_within=True)
+        with suppress(RecordNotFoundError):
+            await until_taken(
+                lambda: self._db.sessions.change(
+                    session_id,
+                    expect=(SessionStatus.RUNNING,),
+                    status=SessionStatus.CREATING,
+                    reason=ending.reason,
+                    detail=detail,
+                ),
+                f"the end of a sandbox of {session_id}",
             )
+        if self._goes_on(live):
+            self._bring_up_soon(session_id, live)
 
-    async def _end(
-        self,
-        session_id: str,
-        live: _Live,
-        status: SessionStatus,
-        reason: Reason,
-        detail: str,
-        *,
-        from_within: bool = False,
-    ) -> None:
-        if live.ending is None:
-            live.ending = status, reason, detail
+    def _goes_on(self, live: _Live) -> bool:
+        return live.ending is None and not self._stopping
+
+    def _give_up(self, session_id: str, live: _Live, reason: Reason, detail: str) -> None:
+        if self._goes_on(live):
+            self._end_soon(session_id, live, SessionStatus.FAILED, reason, detail[-4000:])
+
+    def _end_soon(self, session_id: str, live: _Live, status: SessionStatus, reason: Reason, detail: str) -> None:
+        """Not by who says so: its end waits for all that is under way in it."""
+        live.ending = live.ending or (status, reason, detail)
+        self._keep(asyncio.get_running_loop().create_task(to_the_end(self._end(session_id, live))))
+
+    async def _end(self, session_id: str, live: _Live) -> None:
+        assert live.ending is not None
+        status, reason, detail = live.ending
         async with live.turn:
             if live.over.is_set():
                 return
-            if live.work is not None and not from_within and not live.work.done():
-                live.work.cancel()
-                await asyncio.wait([live.work])
-            status, reason, detail = live.ending
+            for task in (live.work, live.installation):
+                if task is not None and not task.done():
+                    task.cancel()
+                    await asyncio.wait([task])
+                    await self._installations.call_off(session_id)
             if self.dependents is not None:
                 self.dependents.session_ends(session_id, reason, detail)
             if live.running is not None:
@@ -526,24 +518,31 @@ class Sessions:
                 live.running = None
             if self.dependents is not None:
                 await self.dependents.session_ended(session_id, reason, detail)
-            await self._db.sessions.change(
-                session_id, expect=ALIVE, status=status, reason=reason, detail=detail, completed_at=now()
-            )
+            with suppress(RecordNotFoundError):
+                await until_taken(
+                    lambda: self._db.sessions.change(
+                        session_id, expect=ALIVE, status=status, reason=reason, detail=detail, completed_at=now()
+                    ),
+                    f"the end of {session_id}",
+                )
             live.over.set()
             self._live.pop(session_id, None)
 
     async def _save_denied(self, session_id: str, running: RunningSession) -> None:
         denied = dict(running.denied_hosts)
-        if denied:
+        if not denied:
+            return
+        try:
             session = await self._db.sessions.get(session_id)
             for host, times in session.denied_hosts.items():
                 denied[host] = denied.get(host, 0) + times
             await self._db.sessions.change(session_id, denied_hosts=dict(sorted(denied.items())[:1000]))
+        except ControlError as error:
+            log.warning("denied hosts are not written down", extra={"session_id": session_id, "reason": str(error)})
 
     async def _alive(self, principal: Principal, session_id: str) -> Session:
         session = await self.get(principal, session_id)
-        if session.status not in ALIVE or session.id not in self._live:
-            raise ConflictError(f"the session {session_id!r} is {session.status.value}")
+        self.use(session)
         return session
 
     def _as_it_is(self, session: Session) -> Session:
@@ -565,5 +564,6 @@ class Sessions:
         )
 
 
-def _why(ending: Ending) -> tuple[Reason, str]:
-    return ending.reason, f"{ending.detail}; its variables went with it"
+def _why(ending: Ending, mode: SessionMode) -> tuple[Reason, str]:
+    lost = "its variables went with it"
+    return ending.reason, f"{ending.detail}; {lost if mode is SessionMode.STATEFUL else 'it does so each time'}"

@@ -17,6 +17,7 @@ from ipybox.control.db.database import Database
 from ipybox.control.errors import ConflictError, ControlError, NoCapacityError, QuotaExceededError
 from ipybox.control.states import ExecutionStatus, SessionStatus
 from tests.control.made import NOW, a_session, an_event, an_execution
+from tests.control.postgres_server import PostgresServer
 
 CHECKOUT = Path(__file__).parents[3]
 
@@ -86,23 +87,38 @@ async def test_two_hundred_sessions_at_once_do_not_exceed_a_quota(database: Data
     assert max(await database.sessions.count_alive("ann"), await database.sessions.count_alive("bob")) <= 20
 
 
+@pytest.mark.parametrize(("per_session", "per_owner", "allowed"), [(10, None, 20), (None, 15, 15), (10, 15, 15)])
 @pytest.mark.asyncio
-async def test_executions_at_once_do_not_exceed_a_quota(database: Database) -> None:
+async def test_executions_at_once_do_not_exceed_a_quota(
+    database: Database, per_session: int | None, per_owner: int | None, allowed: int
+) -> None:
     for session in ("s", "t"):
         await database.sessions.add(a_session(session))
 
     async def add(number: int) -> bool:
         try:
             execution = an_execution(f"e{number}", session_id="st"[number % 2])
-            await database.executions.add(execution, per_session=10, per_owner=15)
+            await database.executions.add(execution, per_session=per_session, per_owner=per_owner)
         except QuotaExceededError:
             return False
         return True
 
-    found = await asyncio.gather(*(add(number) for number in range(100)))
-    assert found.count(True) == await database.executions.count_unfinished("ann") == 15
-    assert (await database.executions.list("s", limit=1)).total <= 10
-    assert (await database.executions.list("t", limit=1)).total <= 10
+    found = await asyncio.gather(*(add(number) for number in range(60)))
+    assert found.count(True) == await database.executions.count_unfinished("ann") == allowed
+
+
+@pytest.mark.asyncio
+async def test_a_session_that_is_about_to_end_takes_no_execution(
+    postgres: PostgresServer, postgres_url: str, migrated: str
+) -> None:
+    async with Database(postgres_url) as database:
+        await database.sessions.add(a_session())
+        with postgres.holding(migrated, "UPDATE sessions SET status = 'terminated'"):
+            adding = asyncio.ensure_future(database.executions.add(an_execution()))
+            await postgres.until_it_waits(adding)
+            assert not adding.done()
+        with pytest.raises(ConflictError, match="the session is terminated"):
+            await adding
 
 
 @pytest.mark.asyncio

@@ -78,6 +78,23 @@ async def test_a_file_that_is_no_database_is_refused_and_stays_as_it_is(tmp_path
 
 
 @pytest.mark.asyncio
+async def test_a_new_file_that_another_process_is_working_on_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(NoCapacityError, match="busy"):
+        async with Database(f"sqlite:///{tmp_path}/x.db", timeout=0.02):
+            pass
+    database = Database(f"sqlite:///{tmp_path}/x.db")
+    opening = asyncio.ensure_future(database.__aenter__())
+    await asyncio.wait([opening], timeout=0.05)
+    assert not opening.done()
+    other.close()
+    await opening
+    await database.sessions.add(a_session())
+    await database.__aexit__(None, None, None)
+
+
+@pytest.mark.asyncio
 async def test_reading_does_not_wait_for_who_writes(sqlite_url: str, tmp_path: Path) -> None:
     async with Database(sqlite_url) as database:
         await database.sessions.add(a_session())
@@ -116,6 +133,21 @@ async def test_who_is_cancelled_leaves_a_database_that_works(database: Database)
         assert task.cancelled() or task.result()  # it may have been quicker
     assert await database.sessions.touch("s", later(1000), later(1001))
     assert (await database.sessions.get("s")).expires_at == later(1001)
+
+
+@pytest.mark.asyncio
+async def test_what_has_begun_is_done_though_nobody_waits_for_it(
+    postgres: PostgresServer, postgres_url: str, migrated: str
+) -> None:
+    async with Database(postgres_url) as database:
+        await database.sessions.add(a_session())
+        with postgres.holding(migrated, "UPDATE sessions SET detail = 'x'"):
+            task = asyncio.ensure_future(database.sessions.touch("s", later(1), later(2)))
+            await postgres.until_it_waits(task)
+            task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        assert (await database.sessions.get("s")).expires_at == later(2)
 
 
 @pytest.mark.asyncio
@@ -223,7 +255,7 @@ async def test_work_that_a_server_crash_cuts_off_fails_and_the_rest_is_kept(
 async def test_a_server_that_hangs_is_given_up(postgres: PostgresServer, postgres_url: str, migrated: str) -> None:
     async with Database(postgres_url, timeout=0.2) as database:
         await database.sessions.add(a_session())
-        with postgres.locked(migrated, "sessions"), pytest.raises(NoCapacityError, match="does not answer"):
+        with postgres.holding(migrated, "LOCK TABLE sessions"), pytest.raises(NoCapacityError, match="does not answer"):
             await database.sessions.get("s")
         assert await database.sessions.get("s") == a_session()
 

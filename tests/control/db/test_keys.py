@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 
 import pytest
 
 from ipybox.control.db.database import Database
-from ipybox.control.errors import ConflictError, RecordNotFoundError
+from ipybox.control.errors import ConflictError, NoCapacityError, RecordNotFoundError
 from tests.control.made import a_key, later
 
 
@@ -62,3 +63,18 @@ async def test_the_use_of_a_key_is_written_once_a_minute(database_url: str) -> N
         await database.keys.used("k", later(3601))
         assert (await database.keys.get("k")).last_used_at == later(3600)
         await database.keys.used("gone", later(0))
+
+
+@pytest.mark.asyncio
+async def test_a_key_that_was_used_just_now_is_not_waited_for(sqlite_url: str) -> None:
+    async with Database(sqlite_url, timeout=0.02) as database:
+        await database.keys.add(a_key())
+        await database.keys.used("k", later(0))
+        other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        await database.keys.used("k", later(59))
+        with pytest.raises(NoCapacityError):
+            await database.keys.used("k", later(60))
+        other.close()
+        await database.keys.used("k", later(61))  # what failed was not taken for done
+        assert (await database.keys.get("k")).last_used_at == later(61)
