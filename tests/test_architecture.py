@@ -213,7 +213,8 @@ def test_every_third_party_that_is_imported_is_declared() -> None:
         return re.sub(r"[-_.]+", "-", name).lower()
 
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["testing"]]
+    extras = (lines for extra, lines in project["optional-dependencies"].items() if extra != "dev")
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
     declared = {plain(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in lines}
     distributions = packages_distributions()
     undeclared = {

@@ -16,6 +16,7 @@ from ipybox.errors import PolicyError
 from ipybox.sandbox.addresses import IPAddress
 from ipybox.sandbox.dialing import OwnInterfaces, SystemResolver, connect
 from ipybox.sandbox.egress import EgressEvent, EgressLimits, EgressProxy
+from ipybox.sandbox.hosts import HostRules
 from ipybox.sandbox.policy import NetworkPolicy
 from tests.sandbox.test_proxy_requests import client_hello, hello_with, in_records, names
 
@@ -860,6 +861,17 @@ async def test_of_too_many_connections_the_rest_is_turned_away_and_the_first_one
         assert (await other.ask(url("allowed.test"))).endswith(b"hello")
         for _, writer in held:
             await hang_up(writer)
+
+
+@pytest.mark.asyncio
+async def test_a_kernel_with_rules_of_its_own_reaches_what_both_allow() -> None:
+    async with outside() as out, inside(out) as box:
+        for rules, expected in ((HostRules.parse(["other.test"]), b"HTTP/1.1 403 "), (None, b"HTTP/1.1 200 ")):
+            listener = listening()
+            own = Inside(box.proxy, listener.getsockname()[1], [])
+            await box.proxy.listen(listener, f"own {rules}", rules)
+            assert (await own.ask(url("allowed.test"))).startswith(expected)
+            assert (await own.ask(url("other.test"))).startswith(b"HTTP/1.1 403 ")
 
 
 @pytest.mark.asyncio

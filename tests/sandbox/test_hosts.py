@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ipybox.errors import PolicyError
-from ipybox.sandbox.hosts import Host, HostError, HostRules, Pin, parse_host, parse_pins
+from ipybox.sandbox.hosts import Host, HostError, HostRules, NarrowedRules, Pin, parse_host, parse_pins
 
 RULES = HostRules.parse(
     [
@@ -294,3 +294,23 @@ def test_a_rule_allows_its_name_or_what_is_below_it(
     expected = oracle(rule, host, port)
     assert HostRules.parse([rule]).decide(parse_host(host), port).allowed == expected
     assert not HostRules.parse([rule], [rule]).decide(parse_host(host), port).allowed
+
+
+def test_narrowed_rules_allow_what_both_allow_and_deny_what_one_denies() -> None:
+    wide = HostRules.parse(["*.a.test", "b.test", "10.0.0.1"], ["no.a.test", "192.0.2.1"])
+    own = HostRules.parse(["x.a.test", "no.a.test", "c.test", "10.0.0.1:81"], ["192.0.2.2"])
+    both = NarrowedRules(wide, own)
+    allowed = [
+        name
+        for name in ("x.a.test", "y.a.test", "no.a.test", "b.test", "c.test", "d.test")
+        if both.decide(parse_host(name), 443).allowed
+    ]
+    assert allowed == ["x.a.test"]
+    assert "not in allowedDomains" in both.decide(parse_host("b.test"), 443).reason
+    one, two, listed = (ip_address(text) for text in ("192.0.2.1", "192.0.2.2", "10.0.0.1"))
+    assert both.denies(one, 80)
+    assert both.denies(two, 80)
+    assert not both.denies(listed, 80)
+    assert not both.lists(listed, 80)
+    assert not both.lists(listed, 81)
+    assert both.beyond(HostRules.parse(["x.a.test", "b.test", "z.test"])) == ["z.test", "b.test"]

@@ -84,3 +84,18 @@ def test_these_are_paths(path: str) -> None:
 @pytest.mark.parametrize("path", ["", "a\0", "~joe", "~joe/x", "\ud800"])
 def test_these_are_no_paths(path: str) -> None:
     assert path_problem(path) is not None
+
+
+def test_limits_within_others_are_the_lower_of_both() -> None:
+    own = Limits(memory=None, processes=10, file_size=5, cpu_time=None, scratch=8192)
+    most = Limits(memory=100 * 1024**2, processes=20, file_size=None, cpu_time=None, scratch=4096)
+    both = own.within(most)
+    assert (both.memory, both.processes, both.file_size, both.cpu_time, both.scratch) == (
+        100 * 1024**2,
+        10,
+        5,
+        None,
+        4096,
+    )
+    assert both == most.within(own)
+    assert own.within(own) == own

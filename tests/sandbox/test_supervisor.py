@@ -6,9 +6,11 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -20,8 +22,10 @@ from ipybox.sandbox.policy import MIB, FilesystemPolicy, Limits, NetworkPolicy, 
 from ipybox.sandbox.service import Service
 from ipybox.sandbox.supervision import RemoteProgram, SupervisorLink
 from ipybox.sandbox.supervisor import Supervisor, memory_limit
+from ipybox.sandbox.view import Mount
+from ipybox.sandbox.wall import WallPlan
 from tests.kernels.helpers import eventually
-from tests.sandbox.walls import HANG, WALLS, line_of, plan_for, programs, text_of
+from tests.sandbox.walls import HANG, WALLS, OneKind, line_of, plan_for, programs, text_of
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio]
 
@@ -278,3 +282,113 @@ async def test_a_client_is_asked_to_stop(tmp_path: Path) -> None:
     link.close()
     service.close()
     await supervisor.close()
+
+
+# ---- what is one program's own ----------------------------------------------------------------------------------
+
+
+def shared_place(tmp_path: Path) -> tuple[WallPlan, Path]:
+    """A wall behind which there is a directory that programs are shown parts of."""
+    place = tmp_path / "place"
+    for name in ("mine", "tools", "other"):
+        (place / name).mkdir(parents=True)
+        (place / name / "file").write_text(name)
+    (place / "link").symlink_to("other")
+    plan = plan_for(SandboxPolicy(filesystem=FilesystemPolicy(allow_write=())), tmp_path)
+    mounts = (
+        Mount("dir", "/run/mine", mode=0o755),
+        Mount("dir", "/run/tools", mode=0o755),
+        Mount("write", "/run/place", str(place)),
+    )
+    return replace(plan, view=replace(plan.view, mounts=(*plan.view.mounts, *mounts))), place
+
+
+async def shown(kind: str, plan: WallPlan, script: str, **changes: Any) -> str:
+    """What a script says that is shown parts of a place."""
+    async with OneKind(kind, SandboxPolicy(filesystem=FilesystemPolicy(allow_write=())), plan) as supervisor:
+        read, write = os.pipe()
+        try:
+            program = Program(argv=("/bin/sh", "-c", script), env={"PATH": "/usr/bin:/bin"}, cwd="/", fds=(1, 2))
+            started = await supervisor.start(replace(program, **changes), [write, write], "own")
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        said, _ = await asyncio.gather(text_of(read), supervisor.finish(started, "own"))
+        return said
+
+
+@KINDS
+async def test_a_program_sees_the_parts_that_it_is_shown_and_nothing_else(tmp_path: Path, kind: str) -> None:
+    plan, place = shared_place(tmp_path)
+    script = "cat /run/mine/file /run/tools/file; echo new > /run/mine/new; echo no > /run/tools/no; ls /run/place"
+    binds = [("/run/place/mine", "/run/mine", True), ("/run/place/tools", "/run/tools", False)]
+    said = await shown(kind, plan, script, binds=binds, hidden=["/run/place"])
+    assert said.startswith("minetools")
+    assert "Read-only file system" in said
+    assert "Permission denied" in said
+    assert "other" not in said
+    assert (place / "mine" / "new").read_text() == "new\n"
+    assert not (place / "tools" / "no").exists()
+
+
+@KINDS
+async def test_what_is_shown_is_not_found_by_way_of_links(tmp_path: Path, kind: str) -> None:
+    plan, _ = shared_place(tmp_path)
+    binds = [("/run/place/link", "/run/mine", True)]
+    with pytest.raises((ProgramStartError, SandboxUnavailableError), match="link"):
+        await shown(kind, plan, "cat /run/mine/file", binds=binds, hidden=["/run/place"])
+
+
+@KINDS
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+async def test_processors_are_those_that_a_program_is_given_for_good(tmp_path: Path, kind: str) -> None:
+    plan, _ = shared_place(tmp_path)
+    number = max(os.sched_getaffinity(0))
+    code = "import os; print(os.sched_getaffinity(0), flush=True); os.sched_setaffinity(0, [0])"
+    said = await shown(kind, plan, "", argv=(sys.executable, "-I", "-S", "-c", code), cpus=[number])
+    assert said.startswith(f"{{{number}}}")
+    assert "PermissionError" in said
+
+
+@KINDS
+async def test_limits_of_a_program_are_those_of_the_policy_at_most(tmp_path: Path, kind: str) -> None:
+    policy = SandboxPolicy(limits=Limits(memory=300 * MIB, open_files=100, file_size=5 * MIB, scratch=8 * MIB))
+    code = "import os, resource as r; print(*(r.getrlimit(n)[0] for n in (r.RLIMIT_NOFILE, r.RLIMIT_FSIZE)), end=' ')"
+    code += "; s = os.statvfs('/tmp'); print(s.f_blocks * s.f_frsize)"
+    for own, expected in (
+        (Limits(memory=200 * MIB, open_files=50, file_size=2 * MIB, scratch=4 * MIB), (50, 2 * MIB, 4 * MIB)),
+        (Limits(memory=900 * MIB, open_files=900), (100, 5 * MIB, 8 * MIB)),
+    ):
+        async with programs(tmp_path, policy, kind) as running:
+            read, write = os.pipe()
+            program = Program(argv=(sys.executable, "-I", "-S", "-c", code), env={}, cwd="/", fds=(1,))
+            started = await running.supervisor.start(program, [write], "own", own=SandboxPolicy(limits=own))
+            os.close(write)
+            assert started.memory == min(own.memory or 0, 300 * MIB)
+            said, _ = await asyncio.gather(text_of(read), running.supervisor.finish(started, "own"))
+            files, size, scratch = map(int, said.split())
+            assert (files, size) == expected[:2]
+            assert kind == "separate" or scratch == expected[2]
+
+
+async def test_a_program_that_is_relieved_goes_on(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def relieve(used: int) -> bool:
+        asked.append(used)
+        return len(asked) < 3
+
+    async with programs(tmp_path, limited(64)) as running:
+        read, write = os.pipe()
+        argv = (sys.executable, "-I", "-S", "-c", HOARD.format(200 * MIB))
+        program = Program(argv=argv, env={}, cwd="/", fds=(1,))
+        started = await running.supervisor.start(program, [write], "own")
+        os.close(write)
+        async with asyncio.timeout(HANG):
+            status = await running.supervisor.finish(started, "own", relieve)
+        os.close(read)
+    assert status.reason == "memory"
+    assert len(asked) == 3
+    assert min(asked) > 64 * MIB

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -20,6 +21,20 @@ from ipybox.control.service.control_plane import ControlPlane
 from ipybox.control.storage import attachment, ranges
 from ipybox.control.storage.files import OpenedFile, StoredFile
 
+
+class _AnyPath(Convertor[str]):
+    """A path that may hold line breaks, as names of files do."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any_path", _AnyPath())
 router = APIRouter(prefix="/sessions/{session_id}/files", tags=["files"])
 LARGE = 10 * 1024 * 1024
 """Bytes from which on a file is fetched from the object store itself, if there is one."""
@@ -92,7 +107,7 @@ async def upload(
 
 
 @router.put(
-    "/{file_path:path}", responses=problems(404, 408, 409, 507, 502), openapi_extra=_BYTES, operation_id="put_file"
+    "/{file_path:any_path}", responses=problems(404, 408, 409, 507, 502), openapi_extra=_BYTES, operation_id="put_file"
 )
 async def put(
     request: Request, plane: Plane, principal: Executor, session_id: SessionId, file_path: FilePath
@@ -103,7 +118,7 @@ async def put(
 
 
 @router.get(
-    "/{file_path:path}",
+    "/{file_path:any_path}",
     response_class=StreamingResponse,
     response_model=None,
     responses={**_CONTENT, **problems(404, 416, 502)},
@@ -152,7 +167,7 @@ async def download(
         return _FileResponse(opened, start, stop, 200 if part is None else 206, headers)
 
 
-@router.delete("/{file_path:path}", responses=problems(404, 409, 502), operation_id="delete_file")
+@router.delete("/{file_path:any_path}", responses=problems(404, 409, 502), operation_id="delete_file")
 async def delete(
     request: Request, plane: Plane, principal: Executor, session_id: SessionId, file_path: FilePath
 ) -> Message:

@@ -84,6 +84,8 @@ class Shown:
 
     def _append(self, new: Piece) -> None:
         last = self._pieces[-1] if self._pieces else None
+        if last is not None and new.kind == "error" and last.text.rstrip().endswith(new.text.rstrip()):
+            return  # it is in stderr as well
         if last is not None and new.kind == last.kind and new.kind in _STREAMS and len(last.text) < _RUN:
             self._size -= last.size
             last.text = _overwritten(last.text + new.text)

@@ -250,7 +250,7 @@ async def _listing(request: Request, visitor: Visitor, wanted: Mapping[str, str]
     key, _, value = wanted["tag"].partition("=")
     filter = SessionFilter(
         owner=owner_of(visitor.principal),
-        statuses=tuple(each for each in SessionStatus if each == wanted["status"]),
+        statuses=(SessionStatus(wanted["status"]),) if wanted["status"] in set(SessionStatus) else None,
         template_id=wanted["template"] or None,
         tags={key.strip(): value.strip()} if wanted["tag"].strip() else {},
     )

@@ -80,6 +80,9 @@ class Shell(InteractiveShell):
         with self.interrupts.code():
             return bool(await super().run_code(code_obj, result, async_=async_))  # type: ignore[no-untyped-call]
 
+    def enable_gui(self, gui: Any = None) -> None:
+        """There are no windows."""
+
     def ask_exit(self) -> None:
         """``exit`` ends the cell; the interpreter lives as long as its session."""
         raise SystemExit

@@ -14,7 +14,6 @@ from typing import Any
 
 from ipybox.session.frames import frame
 
-
 _NAME, _VALUE, _TRACEBACK = 200, 10_000, 20_000
 """Characters that are kept of an error."""
 

@@ -24,10 +24,12 @@ class DiskUse:
 
     Attributes:
         bytes: That are taken.
+        device: Of which disk.
         problem: Why that is too much; None when it is not.
     """
 
     bytes: int
+    device: int
     problem: str | None = None
 
 
@@ -42,12 +44,18 @@ def measure(directory: Path, limit: int) -> DiskUse:
     counted = _Counted(limit, names_limit)
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        device = os.fstat(root).st_dev
         counted.look(root, 0)
     except _TooMuchError as error:
-        return DiskUse(counted.bytes, str(error))
+        return DiskUse(counted.bytes, device, str(error))
     finally:
         os.close(root)
-    return DiskUse(counted.bytes)
+    return DiskUse(counted.bytes, device)
+
+
+def too_large(limit: int) -> str:
+    """What is said of more than that."""
+    return f"the workspace takes more than {limit} bytes of the disk"
 
 
 class _TooMuchError(Exception):
@@ -99,6 +107,6 @@ class _Counted:
 
     def _check(self) -> None:
         if self.bytes > self._limit:
-            raise _TooMuchError(f"the workspace takes more than {self._limit} bytes of the disk")
+            raise _TooMuchError(too_large(self._limit))
         if self._names > self._names_limit:
             raise _TooMuchError(f"the workspace has more than {self._names_limit} files")

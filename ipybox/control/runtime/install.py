@@ -26,6 +26,7 @@ from ipybox.errors import IpyboxError
 from ipybox.process import bootstrap, warden
 from ipybox.process.teardown import to_the_end
 from ipybox.sandbox import packages
+from ipybox.sandbox.hosts import parse_host
 from ipybox.sandbox.launcher import Program
 from ipybox.sandbox.policy import Packages, SandboxPolicy
 from ipybox.sandbox.python_paths import site_packages
@@ -86,6 +87,9 @@ def source(
         return Packages(install=requirements, index=url), True
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"an index is a URL that begins with https:// or http://, got {url!r}")
+    if not is_trusted and parse_host(parts.hostname).address is not None:
+        # A rule for an address would let it be reached, whatever network it is in.
+        raise ValueError(f"an index is named and not numbered, got {url!r}")
     return Packages(install=requirements, index=url), is_trusted
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ipybox.control.inside.places import body_limit
-from ipybox.control.runtime import disk, memory
+from ipybox.control.runtime import disk, memory, open_files
 from ipybox.control.runtime.connection import GONE, Connection, ConnectionEndedError
 from ipybox.control.runtime.host import Ending, OnEvent, RunOutcome, RunRequest, SessionSpec
 from ipybox.control.runtime.running import RunningExecution
@@ -21,8 +20,6 @@ from ipybox.exit_status import ExitStatus
 from ipybox.process.teardown import to_the_end
 from ipybox.sandbox.program import SandboxedProgram
 from ipybox.session.frames import FrameError, value
-
-log = logging.getLogger("ipybox.control")
 
 HEAD_LIMIT = 256 * 1024
 """Bytes of the largest object that an agent sends."""
@@ -154,6 +151,11 @@ class LocalSession:
     def is_over(self) -> bool:
         """Whether nothing of it is left."""
         return self._ending.done()
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Pids on this machine: of its pid 1, and of its agent."""
+        return tuple(pid for pid in (self._program.init_pid, self._program.pid) if pid is not None)
 
     @property
     def running(self) -> int:
@@ -342,14 +344,9 @@ class LocalSession:
     async def _measure(self) -> None:
         async with self._measuring:
             began = self._loop.time()
-            workspace: Path = self._spec.workspace
-            try:
-                use = await asyncio.to_thread(disk.measure, workspace, self._spec.limits.disk_bytes)
-            except OSError as error:
-                log.warning("%s: its workspace can't be measured: %s", self._id, error)
-                self._full = f"the workspace can't be measured: {error.strerror}"
-            else:
-                self._full = use.problem
+            self._full = await asyncio.to_thread(
+                _problem, self._spec.workspace, self._spec.limits.disk_bytes, self._program.init_pid
+            )
             self._look_pause = max(_LOOK_SECONDS, _LOOK_SHARE * (self._loop.time() - began))
 
     async def _is_full(self) -> bool:
@@ -357,3 +354,18 @@ class LocalSession:
         if self._full is not None:
             await self._measure()
         return self._full is not None
+
+
+def _problem(workspace: Path, limit: int, init_pid: int | None) -> str | None:
+    """Why a workspace takes too much of the disk; None when it does not."""
+    try:
+        use = disk.measure(workspace, limit)
+    except OSError as error:
+        return f"the workspace can't be measured: {error.strerror}"
+    if use.problem is not None or init_pid is None:
+        return use.problem
+    try:
+        unnamed = open_files.unnamed_bytes(init_pid, use.device)
+    except open_files.TooManyFilesError:
+        return f"more than {open_files.MOST} files are open, so the room that they take can't be measured"
+    return disk.too_large(limit) if use.bytes + unnamed > limit else None

@@ -39,9 +39,9 @@ class Trouble:
         self.tried.set()
         if self.fails:
             raise OSError("the database is gone")
+        await self.table.append(entries)
         self.begun.set()
         await self.go_on.wait()
-        await self.table.append(entries)
         self.appended.set()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -126,9 +127,17 @@ async def test_requests_are_let_in_with_a_caller_and_a_rate(ring: KeyRing) -> No
         await admission(request)
     assert request["state"]["rate"].remaining == 0
     assert b'ipybox_rate_limited_total{reason="rate"} 1.0' in metrics.render()[0]
-    request = scope()
+    counted = request = scope()
     await admission(request)  # without a key it is counted by its address
     assert caller_of(request) is LOCAL
+    assert counted["state"]["rate"].remaining == 1
+    for _ in range(3):
+        counted = scope()
+        counted["client"] = ("127.0.0.2", 1)
+        with contextlib.suppress(RateLimitedError):
+            await admission(counted)
+    assert counted["state"]["rate"].remaining == 0
+    await admission(scope())
     open_one = scope(path="/api/v1/health")
     await admission(open_one)
     with pytest.raises(UnauthenticatedError):

@@ -77,6 +77,7 @@ def application() -> FastAPI:
         html = HTMLResponse("<script>one()</script><script src='/x.js'></script><style>p{}</style>")
         html.headers["Content-Security-Policy"] = policy_for_page(bytes(html.body))
         html.headers["Cache-Control"] = "max-age=60"
+        html.headers["X-Request-ID"] = "another"
         return html
 
     return app
@@ -348,6 +349,12 @@ async def test_pages_have_a_policy_of_their_own() -> None:
     (policy,) = answer.headers.get_list("content-security-policy")
     assert policy.count("'sha256-") == 2
     assert "unsafe" not in policy
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    assert answer.headers["x-request-id"].startswith("req_")
+    elsewhere = policy_for_page(b"", assets=["https://cdn.example"], images=["https://img.example"]).split("; ")
+    assert elsewhere[0] == "default-src 'none'"
+    assert "script-src 'self' https://cdn.example" in elsewhere
+    assert "img-src 'self' data: https://cdn.example https://img.example" in elsewhere
     assert answer.headers.get_list("cache-control") == ["max-age=60"]
     assert answer.headers["x-content-type-options"] == "nosniff"
 

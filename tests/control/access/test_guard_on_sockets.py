@@ -85,7 +85,7 @@ async def test_a_body_that_stops_coming_is_answered_with_408_and_closed() -> Non
 
 @pytest.mark.asyncio
 async def test_a_byte_now_and_then_is_no_progress() -> None:
-    async with serving(guarded(body_seconds=0.3)) as port:
+    async with serving(guarded(body_seconds=0.3)) as port, asyncio.timeout(HANG):
         reading, writing = await asyncio.open_connection("127.0.0.1", port)
         writing.write(HEAD + b"Content-Length: 1000000\r\n\r\n")
         answer = asyncio.create_task(reading.read())
@@ -212,7 +212,7 @@ async def test_connections_on_which_no_request_comes_are_closed() -> None:
 
 @pytest.mark.asyncio
 async def test_a_byte_of_a_head_now_and_then_holds_no_connection() -> None:
-    async with serving(guarded(), Hasty) as port:
+    async with serving(guarded(), Hasty) as port, asyncio.timeout(HANG):
         reading, writing = await asyncio.open_connection("127.0.0.1", port)
         first = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
         writing.write(first)
@@ -234,3 +234,14 @@ async def test_a_request_may_take_longer_than_its_head() -> None:
 
     async with serving(Guard(slow, ServerSettings()), Hasty) as port:
         assert status_of(await spoken(port, HEAD + CLOSE + b"Content-Length: 1\r\n\r\nx")) == 200
+
+
+@pytest.mark.asyncio
+async def test_a_connection_that_has_served_is_kept_for_longer_than_a_head_may_take() -> None:
+    async with serving(guarded(), Hasty) as port:
+        reading, writing = await asyncio.open_connection("127.0.0.1", port)
+        for last in (b"", CLOSE):
+            writing.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + last + b"\r\n")
+            await asyncio.wait_for(reading.readuntil(b"0\r\n\r\n"), HANG)
+            await asyncio.sleep(0 if last else Hasty.head_seconds * 2)
+        writing.close()

@@ -28,20 +28,22 @@ class Watched:
         self.gets = 0
         self.uses = 0
         self.read = asyncio.Event()
-        self.go_on = asyncio.Event()
-        self.go_on.set()
+        self.gate: asyncio.Event | None = None
         self.change_fails = False
+        self.revoked_meanwhile = False
 
     async def add(self, key: ApiKey) -> None:
         await self.table.add(key)
 
     async def get(self, id: str) -> ApiKey:
         self.gets += 1
+        gate = self.gate
         try:
             return await self.table.get(id)
         finally:
             self.read.set()
-            await self.go_on.wait()
+            if gate is not None:
+                await gate.wait()
 
     async def list(self, owner: str | None = None) -> tuple[ApiKey, ...]:
         return await self.table.list(owner)
@@ -49,6 +51,8 @@ class Watched:
     async def change(self, id: str, **fields: Any) -> ApiKey:
         if self.change_fails and "expires_at" in fields:
             raise OSError("the database is gone")
+        if self.revoked_meanwhile and "expires_at" in fields:
+            await self.table.change(id, revoked_at=datetime.now(UTC))
         return await self.table.change(id, **fields)
 
     async def used(self, id: str, at: datetime) -> None:
@@ -232,12 +236,13 @@ async def test_a_key_that_was_being_looked_up_when_it_was_revoked_is_not_kept(sq
     table = Watched(sqlite_database)
     async with KeyRing(table, cache_seconds=3600) as ring:
         key, text = await ring.create(name="a")
-        table.go_on.clear()
+        table.gate = gate = asyncio.Event()
         looking = asyncio.create_task(ring.verify(text))
         await table.read.wait()  # it has the key as it was, and has not gone on
-        revoking = asyncio.create_task(ring.revoke(key.id))
-        table.go_on.set()
-        await asyncio.gather(looking, revoking)
+        table.gate = None
+        await ring.revoke(key.id)
+        gate.set()
+        await looking
         await refused(ring, text)
 
 
@@ -290,6 +295,17 @@ async def test_a_rotation_that_fails_leaves_no_second_key(sqlite_database: Datab
             await ring.rotate(old.id)
         await ring.verify(text)
         assert [key.id for key in await ring.list() if key.revoked_at is None] == [old.id]
+
+
+@pytest.mark.asyncio
+async def test_a_key_that_is_revoked_while_it_is_rotated_has_no_successor(sqlite_database: Database) -> None:
+    table = Watched(sqlite_database)
+    async with KeyRing(table) as ring:
+        old, _ = await ring.create(name="a")
+        table.revoked_meanwhile = True
+        with pytest.raises(ConflictError, match="revoked"):
+            await ring.rotate(old.id, overlap_seconds=60)
+        assert [key.id for key in await ring.list() if key.revoked_at is None] == []
 
 
 @pytest.mark.asyncio

@@ -86,6 +86,7 @@ def test_afterwards_all_loggers_are_as_they_were() -> None:
         return [(each.handlers[:], each.level, each.propagate) for each in found]
 
     before = state()
+    assert logging.getLogger("ipybox").propagate
     with pytest.raises(RuntimeError), written("json", "DEBUG"):
         assert state() != before
         raise RuntimeError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from tests.control.serving import Api
+from tests.control.serving import Api, Server
 
 PNG = b"\x89PNG\r\n\x1a\n"
 IMAGE = """
@@ -87,10 +87,7 @@ def test_a_crash_is_told_and_the_session_goes_on_without_its_variables(api: Api)
     api.delete(f"/sessions/{session_id}")
 
 
-def test_another_client_finds_the_same_variables(api: Api, stateful: str, server: object) -> None:
-    from tests.control.serving import Server
-
-    assert isinstance(server, Server)
+def test_another_client_finds_the_same_variables(api: Api, stateful: str, server: Server) -> None:
     assert api.run(stateful, "shared = 'here'")["status"] == "completed"
     other = server.api()
     assert other.run(stateful, "print(shared)")["stdout"] == "here\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -153,16 +152,3 @@ async def eventually(what: Callable[[], Any]) -> Any:
             if found:
                 return found
             await asyncio.sleep(0.01)
-
-
-def processes_of(session: LocalSession) -> list[int]:
-    """Processes of this machine that see a session's name as theirs; there are none without a session."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/environ", "rb") as file:
-                if session.container_id.encode() in file.read():
-                    found.append(int(name))
-        except OSError:
-            continue
-    return found

@@ -150,7 +150,9 @@ async def test_cells_run_one_after_the_other_and_everything_else_beside_them(not
     assert _plain((await second).shown("result")[0]) == "5"
 
 
-@pytest.mark.parametrize("code", ["import time; time.sleep(99)", "import asyncio; await asyncio.sleep(99)", "!sleep 99"])
+@pytest.mark.parametrize(
+    "code", ["import time; time.sleep(99)", "import asyncio; await asyncio.sleep(99)", "!sleep 99"]
+)
 async def test_a_timeout_costs_the_cell_and_not_the_variables(notebook: Box, code: str) -> None:
     await notebook.cell("kept = 1\nprint()")
     ran = await notebook.cell(f"print('said')\n{code}", timeout=0.3)

@@ -24,7 +24,9 @@ async def test_a_handler_gets_its_event_and_returns_a_value(box: Box) -> None:
     assert ran.text() == "hi\n"
 
 
-@pytest.mark.parametrize("value", ["None", "0", "'é😀'", "[1, 2.5, True]", "{'a': {'b': []}}", "list(range(400))", "''"])
+@pytest.mark.parametrize(
+    "value", ["None", "0", "'é😀'", "[1, 2.5, True]", "{'a': {'b': []}}", "list(range(400))", "''"]
+)
 async def test_values_come_out_as_they_are(box: Box, value: str) -> None:
     ran = await box.python(f"def handler(event): return {value}")
     assert ran.outcome.return_value == eval(value)
@@ -67,7 +69,7 @@ async def test_an_exception_is_told_with_the_lines_of_the_code(box: Box) -> None
     assert ran.outcome.exit_code == 1
     assert ran.outcome.error_name == "OwnError"
     assert ran.outcome.error_message == "OwnError: why"
-    assert 'File "<handler>", line 5, in handler\n    raise OwnError(\'why\')' in ran.text("stderr")
+    assert "File \"<handler>\", line 5, in handler\n    raise OwnError('why')" in ran.text("stderr")
     assert "handler.py" not in ran.text("stderr")
     (error,) = ran.shown("error")
     assert (error["name"], error["value"]) == ("OwnError", "why")

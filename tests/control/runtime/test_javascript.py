@@ -31,7 +31,9 @@ async def test_a_handler_is_found_and_its_value_returned(box: Box, code: str) ->
 
 @needs_node
 async def test_code_without_a_handler_is_just_run(box: Box) -> None:
-    ran = await box.node("const fs = require('fs'); fs.writeFileSync('js.txt', 'x'); setTimeout(() => console.log(1), 5)")
+    ran = await box.node(
+        "const fs = require('fs'); fs.writeFileSync('js.txt', 'x'); setTimeout(() => console.log(1), 5)"
+    )
     assert (ran.status, ran.outcome.has_return_value, ran.text()) == (ExecutionStatus.COMPLETED, False, "1\n")
     assert (box.workspace / "js.txt").read_text() == "x"
 
@@ -63,7 +65,9 @@ async def test_its_exit_code_is_told_and_it_can_be_too_long(box: Box) -> None:
 
 @needs_node
 async def test_its_children_do_not_get_its_line(box: Box) -> None:
-    code = "exports.handler = () => require('child_process').execSync('ls /proc/self/fd').toString().trim().split('\\n')"
+    code = (
+        "exports.handler = () => require('child_process').execSync('ls /proc/self/fd').toString().trim().split('\\n')"
+    )
     ran = await box.node(code)
     assert set(ran.outcome.return_value) <= {"0", "1", "2", "3"}
 

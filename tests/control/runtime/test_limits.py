@@ -20,7 +20,9 @@ HOARD = "import time\ndef handler(e):\n    x = [b'x' * 1048576 for _ in range({0
 
 async def test_the_execution_that_uses_most_memory_is_ended_and_the_session_goes_on(boxes: Boxes) -> None:
     box = await boxes.make(limits=replace(LIMITS, memory_bytes=200 * MIB))
-    small = asyncio.ensure_future(box.python("import time\ndef handler(e):\n    x = bytearray(30_000_000)\n    time.sleep(3)\n    return 1"))
+    small = asyncio.ensure_future(
+        box.python("import time\ndef handler(e):\n    x = bytearray(30_000_000)\n    time.sleep(3)\n    return 1")
+    )
     ran = await box.python(HOARD.format(400))
     assert (ran.status, ran.outcome.reason) == (ExecutionStatus.CRASHED, Reason.OUT_OF_MEMORY)
     assert str(200 * MIB) in (ran.outcome.error_message or "")
@@ -55,7 +57,10 @@ async def test_a_session_gets_no_more_than_its_template_has(boxes: Boxes) -> Non
 async def test_processes_are_limited_and_the_agent_still_has_some(boxes: Boxes) -> None:
     box = await boxes.make(limits=replace(LIMITS, max_processes=12))
     bomb = asyncio.ensure_future(
-        box.python("import os, time\ndef handler(e):\n    while True:\n        try: os.fork()\n        except OSError: time.sleep(0.01)", timeout=2)
+        box.python(
+            "import os, time\ndef handler(e):\n    while True:\n        try: os.fork()\n        except OSError: time.sleep(0.01)",
+            timeout=2,
+        )
     )
     await asyncio.sleep(0.5)
     other = await box.python("import os\nhandler = lambda e: sum(x.isdigit() for x in os.listdir('/proc'))")
@@ -103,7 +108,9 @@ async def test_what_fills_the_workspace_and_ends_is_seen_afterwards(boxes: Boxes
 
 async def test_one_file_can_not_be_larger_than_the_workspace(boxes: Boxes) -> None:
     box = await boxes.make(limits=replace(LIMITS, disk_bytes=4 * MIB))
-    ran = await box.python("def handler(e):\n    with open('f', 'wb') as file:\n        while True: file.write(b'x' * 1000000)")
+    ran = await box.python(
+        "def handler(e):\n    with open('f', 'wb') as file:\n        while True: file.write(b'x' * 1000000)"
+    )
     assert ran.outcome.error_name == "OSError"
     assert (box.workspace / "f").stat().st_size <= 4 * MIB
 
@@ -131,7 +138,9 @@ async def test_a_session_keeps_to_its_processors(boxes: Boxes) -> None:
     if len(os.sched_getaffinity(0)) == 2:
         assert one != two
     whole = await boxes.make()
-    assert await whole.value("import os\nhandler = lambda e: len(os.sched_getaffinity(0))") == len(os.sched_getaffinity(0))
+    assert await whole.value("import os\nhandler = lambda e: len(os.sched_getaffinity(0))") == len(
+        os.sched_getaffinity(0)
+    )
 
 
 async def test_there_is_no_network_unless_it_is_given(box: Box) -> None:

@@ -106,6 +106,8 @@
 
     append(kind, made, data) {
       if (kind === "stdout" || kind === "stderr") return this.write(kind, plain(data.text));
+      const before = this.place.lastElementChild;
+      if (kind === "error" && before && before.textContent.trimEnd().endsWith(made.textContent.trimEnd())) return;
       if (data.display_id !== undefined && data.display_id !== null) made.dataset.display = data.display_id;
       this.place.append(made);
       this.size += Number(made.dataset.size);

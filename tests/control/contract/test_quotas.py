@@ -1,0 +1,131 @@
+"""A server with little room: how much is too much, and what is said then. And time that runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.control.serving import HELLO, Api, Server, eventually
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with room for three sessions, and for two executions in each."""
+    state = tmp_path_factory.mktemp("small") / "state"
+    settings = {"max_sessions": 3, "max_executions_per_session": 2, "max_timeout": 60, "max_request_bytes": 20_000}
+    with Server(state, console=False, rate_limit="40 per 2 seconds", **settings) as running:
+        yield running
+
+
+@pytest.fixture
+def small_api(small: Server) -> Iterator[Api]:
+    """A client of it that is within its rate when the test begins; nothing of the test is left afterwards."""
+    api = small.api()
+    _wait_for_room(api)
+    yield api
+    _wait_for_room(api)
+    for each in api.get("/sessions").json()["items"]:
+        api.delete(f"/sessions/{each['id']}")
+
+
+def _wait_for_room(api: Api) -> None:
+    eventually(lambda: api.get("/sessions").headers.get("ratelimit-remaining", "0"), lambda left: int(left) > 25)
+
+
+def test_too_many_requests_are_told_when_to_come_back(small_api: Api) -> None:
+    answers = [small_api.get("/templates") for _ in range(60)]
+    refused = [each for each in answers if each.status_code != 200]
+    assert refused
+    assert {each.status_code for each in refused} == {429}
+    assert int(refused[-1].headers["retry-after"]) >= 1
+    assert refused[-1].headers["ratelimit-remaining"] == "0"
+    assert refused[-1].json()["type"].endswith("rate-limited")
+    assert small_api.get("/health").status_code == 200
+    eventually(lambda: small_api.get("/templates").status_code, lambda status: status == 200)
+
+
+def test_a_server_takes_no_more_sessions_than_it_has_room_for(small_api: Api) -> None:
+    ids = [small_api.new_session() for _ in range(3)]
+    answer = small_api.post("/sessions", json={"template_id": "python"})
+    assert answer.status_code in (429, 503)
+    assert int(answer.headers["retry-after"]) >= 1
+    assert small_api.delete(f"/sessions/{ids[0]}").status_code == 204
+    assert small_api.post("/sessions", json={"template_id": "python"}).status_code == 201
+
+
+def test_a_session_takes_no_more_executions_than_it_has_room_for(small_api: Api) -> None:
+    session_id = small_api.new_session()
+    code = "import time\ndef handler(event): time.sleep(600)"
+    for _ in range(2):
+        small_api.submit(session_id, code, timeout=900)
+    answer = small_api.post(f"/executions/sessions/{session_id}/execute", json={"code": HELLO})
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+def test_a_timeout_is_no_more_than_the_server_allows(small_api: Api) -> None:
+    session_id = small_api.new_session(timeout=3600)
+    assert small_api.session(session_id)["timeout"] == 60
+
+
+def test_a_request_larger_than_the_setting_is_refused(small_api: Api) -> None:
+    answer = small_api.post("/sessions", json={"template_id": "python", "event": "x" * 20_000})
+    assert answer.status_code == 413
+
+
+# ---- expiry -------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_nobody_uses_expires_and_says_why(api: Api) -> None:
+    session_id = api.new_session(timeout=1)
+    found = api.session_when(session_id, "timeout", "completed", "failed", "terminated")
+    assert found["status_reason"] == "idle"
+    assert found["completed_at"] >= found["expires_at"]
+    answer = api.post(f"/executions/sessions/{session_id}/execute", json={"code": HELLO})
+    assert answer.status_code == 409
+    assert "not used" in answer.json()["detail"]
+    assert api.delete(f"/sessions/{session_id}").status_code == 204
+
+
+def test_a_session_in_which_code_runs_does_not_expire(api: Api) -> None:
+    session_id = api.new_session(timeout=1)
+    idle = api.new_session(timeout=1)
+    code = "import os, time\ndef handler(event):\n    while not os.path.exists('go'): time.sleep(0.02)"
+    execution_id = api.submit(session_id, code, timeout=60)
+    assert api.session_when(idle, "timeout", "completed")["status_reason"] == "idle"
+    assert api.session(session_id)["status"] == "running"
+    assert api.put(f"/sessions/{session_id}/files/go", content=b"").status_code == 200
+    assert api.execution_when(execution_id)["status"] == "completed"
+    assert api.session_when(session_id, "timeout", "completed")["status_reason"] == "idle"
+    for each in (session_id, idle):
+        api.delete(f"/sessions/{each}")
+
+
+def test_a_renewed_session_is_kept_for_longer_or_shorter(api: Api) -> None:
+    session_id = api.new_session(timeout=300)
+    before = api.session(session_id)["expires_at"]
+    longer = api.post(f"/sessions/{session_id}/renew", json={"timeout": 3000})
+    assert longer.status_code == 200
+    assert longer.json()["expires_at"] > before
+    assert longer.json()["timeout"] == 300
+    shorter = api.post(f"/sessions/{session_id}/renew", json={"timeout": 60})
+    assert shorter.json()["expires_at"] < before
+    own = api.post(f"/sessions/{session_id}/renew", json={})
+    assert own.json()["expires_at"] > before
+    assert api.post(f"/sessions/{session_id}/renew", json={"timeout": 0}).status_code == 422
+    assert api.post("/sessions/none/renew", json={}).status_code == 404
+    api.delete(f"/sessions/{session_id}")
+
+
+def test_using_a_session_keeps_it(api: Api) -> None:
+    session_id = api.running_session(timeout=100)
+    first = api.session(session_id)
+    assert api.run(session_id, HELLO)["status"] == "completed"
+    second = api.session(session_id)
+    assert second["expires_at"] > first["expires_at"]
+    assert second["last_activity_at"] > first["last_activity_at"]
+    assert api.put(f"/sessions/{session_id}/files/x", content=b"x").status_code == 200
+    assert api.session(session_id)["expires_at"] > second["expires_at"]
+    assert api.session(session_id) == api.session(session_id), "looking at it is no use of it"
+    api.delete(f"/sessions/{session_id}")
