@@ -482,12 +482,14 @@ class World:
     async def _check_key(self, name: str, key: _Key) -> None:
         """The same request again makes nothing new, and something only if it has not been made."""
         session = key.session
+        if name not in self.keys:
+            return
         if session is not None and (session.maybe_deleted or session.deleted):
             return
         answer = await self.ask("POST", key.path, json=key.body, headers={"Idempotency-Key": name})
         if answer.status_code not in (200, 201):
             if key.made is None and session is not None and answer.status_code == 409 and session.final is not None:
-                del self.keys[name]
+                self.keys.pop(name, None)
                 return
             raise ViolationError(f"again {key}: {answer.status_code} {answer.text[:300]}")
         found = answer.json()

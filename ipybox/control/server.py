@@ -12,6 +12,7 @@ from typing import Self
 
 import uvicorn
 
+from ipybox.control.access.connections import PromptHttp
 from ipybox.control.app import create_app
 from ipybox.control.errors import ServerSettingsError
 from ipybox.control.service.control_plane import ControlPlane
@@ -92,6 +93,7 @@ class ControlServer:
             self.plane = await self._stack.enter_async_context(ControlPlane(self.settings))
             config = uvicorn.Config(
                 create_app(self.settings, self.plane),
+                http=PromptHttp,
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -55,7 +55,7 @@ class PageRoute(APIRoute):
 def _to_sign_in(request: Request, error: UnauthenticatedError) -> Response:
     if is_htmx(request):
         return Response(status_code=401, headers={**rendering.HEADERS, "HX-Redirect": SIGN_IN})
-    if "text/html" not in request.headers.get("accept", "text/html"):
+    if "text/event-stream" in request.headers.get("accept", ""):
         return Response(problem_of(error).encoded(), 401, rendering.HEADERS, "application/problem+json")
     path = request.url.path
     asked = f"{path}?{request.url.query}" if request.url.query else path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from html import unescape
+from html.parser import HTMLParser
 from typing import Any
 
 import httpx
@@ -42,16 +43,32 @@ class Site(httpx.Client):
         """Sends a form, and returns the page that it leads to."""
         return self.get(self.sent(path, fields, page)).text
 
-    def upload(self, session_page: str, name: str, content: bytes, **fields: str) -> httpx.Response:
+    def upload(self, session_page: str, file_name: str, content: bytes, **fields: str) -> httpx.Response:
         """Sends the form with a file."""
         fields = {"form_token": self.token(session_page), **fields}
-        return self.post(f"{session_page}/files", data=fields, files={"file": (name, content)})
+        return self.post(f"{session_page}/files", data=fields, files={"file": (file_name, content)})
 
     def sign_in(self, key: str, next: str = "") -> httpx.Response:
         """Sends the form of the first page."""
         page = f"/console/sign-in?next={next}"
         fields = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', self.get(page).text))
         return self.post("/console/sign-in", data={**{k: unescape(v) for k, v in fields.items()}, "key": key})
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {name: value or "" for name, value in attrs}))
+
+
+def tags_of(html: str) -> list[tuple[str, dict[str, str]]]:
+    """All tags of a page, with their attributes."""
+    parser = _Tags()
+    parser.feed(html)
+    return parser.found
 
 
 def shown(answer: httpx.Response) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from ipybox.control.app import create_app
 from ipybox.control.settings import ServerSettings
-from tests.control.console.site import HOSTILE, Site, shown
+from tests.control.console.site import HOSTILE, Site, shown, tags_of
 from tests.control.serving import Api, eventually
 
 pytestmark = pytest.mark.sandbox
@@ -35,7 +35,11 @@ def test_a_page_lets_nothing_be_loaded_or_run_but_what_is_ours(site: Site, path:
     answer = site.get(f"/console{path}")
     assert answer.headers["content-security-policy"] == POLICY
     assert answer.headers["cache-control"] == "no-store"
-    assert re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:|<script(?! src=\"/console/static/)", answer.text) is None
+    for tag, attributes in tags_of(answer.text):
+        assert tag not in ("style", "iframe", "object", "embed", "base")
+        assert not [name for name in attributes if name.startswith(("on", "hx-on", "hx-vals")) or name == "style"]
+        assert all(attributes[name].startswith(("/", "#")) for name in ("href", "src", "action") if name in attributes)
+        assert tag != "script" or attributes["src"].startswith("/console/static/")
     assert '<html lang="en">' in answer.text
     assert re.search(r"<title>[^<]+ - ipybox</title>", answer.text)
     assert answer.text.count("<h1") == answer.text.count("<main") == 1
@@ -97,7 +101,7 @@ def test_a_form_that_is_not_from_a_page_of_ours_is_refused(site: Site, open_api:
 
 def test_a_form_that_is_wrong_comes_back_with_what_was_typed(site: Site) -> None:
     answer = site.submit("/console/sessions", {"template_id": "python", "tags": HOSTILE})
-    assert answer.status_code == 400
+    assert answer.status_code == 422
     assert "That did not work" in shown(answer)
     assert HOSTILE in shown(answer)
     assert "<img src=x" not in answer.text
@@ -129,7 +133,7 @@ def test_a_session_goes_its_way_without_scripts(site: Site, open_api: Api) -> No
     assert 'hx-trigger="every' not in ended
     answer = site.submit(f"{page}/run", {"code": "1", "kind": "shell:"})
     assert answer.status_code == 409
-    assert "is deleted" in site.follow(f"{page}/delete", None, page)
+    assert "are deleted" in site.follow(f"{page}/delete", None, page)
     assert site.get(page).status_code == 404
 
 
@@ -182,7 +186,7 @@ def test_an_execution_can_be_interrupted_and_its_stream_read(site: Site, session
         assert "It was interrupted" in site.follow(f"{page}/interrupt", None, session_page)
         assert any(line == "event: end" for line in lines)
     again = site.get(f"{page}/stream", headers={"Last-Event-ID": "1"}).text
-    assert "begun" not in again
+    assert '"text": "begun' not in again
     assert "event: end" in again
 
 
@@ -247,7 +251,7 @@ def test_a_template_is_made_changed_and_deleted(site: Site, open_api: Api) -> No
     new = "/console/templates/-/new"
     fields = {"id": "forms", "name": HOSTILE, "warm": "yes", "preload": "no_such_module_at_all", "cpu_cores": "0.5"}
     fields |= {"env_vars": "A=b=c", "packages": "", "allowed_domains": "example.org\r\n*.example.com", "timeout": "120"}
-    page = site.sent("/console/templates", fields, new)
+    page = site.sent("/console/templates", fields, new).partition("?")[0]
     reason = eventually(lambda: shown(site.get(page)), lambda text: "failed" in text)
     assert "no_such_module_at_all" in reason
     assert HOSTILE in reason
