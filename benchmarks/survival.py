@@ -59,7 +59,7 @@ class _Session:
     maybe_final: bool = False
     deleted: bool = False
     maybe_deleted: bool = False
-    files: dict[str, set[bytes | None]] = field(default_factory=dict)
+    files: dict[str, set[bytes | None]] = field(default_factory=dict, repr=False)
     """What may be there by now; None is nothing."""
 
 
@@ -71,7 +71,7 @@ class _Execution:
     kind: str
     ran: bool = False
     interrupted: bool = False
-    final: dict[str, Any] | None = None
+    final: dict[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -404,7 +404,7 @@ class World:
         keys = list(self.keys.items())
         unanswered = [(name, key) for name, key in keys if key.made is None]
         for name, key in unanswered + self._random.sample(keys, min(10, len(keys))):
-            await self._check_key(name, key)
+            await self._check_key(name, key, deadline)
 
     async def _check_session(self, session: _Session, deadline: float) -> None:
         while True:
@@ -479,7 +479,7 @@ class World:
         if counted.status_code == 200 and counted.content != b"x":
             raise ViolationError(f"{execution} ran {len(counted.content)} times")
 
-    async def _check_key(self, name: str, key: _Key) -> None:
+    async def _check_key(self, name: str, key: _Key, deadline: float) -> None:
         """The same request again makes nothing new, and something only if it has not been made."""
         session = key.session
         if name not in self.keys:
@@ -501,6 +501,7 @@ class World:
             listed = (await self.ask("GET", "/sessions", params={"tag": f"key:{key.body['tags']['key']}"})).json()
             if [each["id"] for each in listed["items"]] != [made]:
                 raise ViolationError(f"{key} made {listed}")
+            await self._check_session(self.sessions[made], deadline)
         key.made = made
 
     async def check_places(self) -> None:

@@ -22,6 +22,7 @@ from ipybox.process.teardown import to_the_end
 
 _BACKLOG = 2048
 _HEADER_BYTES = 64 * 1024
+_HURRY_SECONDS = 0.5
 
 
 class _Server(uvicorn.Server):
@@ -35,6 +36,15 @@ class _Server(uvicorn.Server):
         """Begins to answer."""
         await super().startup(sockets)
         self.answering.set()
+
+    def hurry(self) -> None:
+        """Has all that is not answered in a moment end without an answer."""
+        asyncio.get_running_loop().call_later(_HURRY_SECONDS, self._hang_up)
+
+    def _hang_up(self) -> None:
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,7 +84,7 @@ class ControlServer:
         """Takes nothing new; called again, it waits for nothing any more."""
         assert self._server is not None
         if self._server.should_exit:
-            self._server.force_exit = True
+            self._server.hurry()
             self.plane.hurry()
         self._server.should_exit = True
         self.plane.begin_to_stop()

@@ -54,6 +54,9 @@ class ServerSettings:
     )
     cors_origins: tuple[str, ...] = setting((), "Origins of web pages that may use it. Default: none but its own.")
     sandbox: bool = setting(True, "False runs nothing: there is no way to run code without a sandbox.")
+    package_index: str = setting(
+        "", "URL of the index that packages come from, or file:// and a directory of wheels. Default: PyPI."
+    )
     rate_limit: str = setting("1200/minute", "Requests per key, or per address without keys.")
     max_sessions: int = setting(500, "Sessions alive at once.")
     max_sessions_per_key: int = setting(250, "Sessions alive at once per key, unless the key says otherwise.")
@@ -99,6 +102,8 @@ class ServerSettings:
             raise ServerSettingsError("workspace_url", "must begin with s3://; leave it out for the local disk")
         if self.database_url and not self.database_url.startswith(("postgresql://", "postgres://", "sqlite://")):
             raise ServerSettingsError("database_url", "must begin with postgresql:// or sqlite://")
+        if self.package_index and not self.package_index.startswith(("https://", "http://", "file:///")):
+            raise ServerSettingsError("package_index", "must begin with https://, http:// or file:///")
         if "*" in self.cors_origins:
             raise ServerSettingsError("cors_origins", "'*' would let any web page run code here; name the origins")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ipybox.process import memory, warden
@@ -66,14 +66,12 @@ class MemoryGuard:
         looks = 0
         every = _FAMILY_EVERY
         while self._guarded:
-            tree = None
+            families: dict[Guarded, int] = {}
             if looks % every == 0 and any(guarded.root for guarded in self._guarded):
-                tree = await asyncio.to_thread(warden.parents)
-                every = _LARGE_FAMILY_EVERY if self._has_large_family(tree) else _FAMILY_EVERY
+                families, is_large = await asyncio.to_thread(_families, list(self._guarded))
+                every = _LARGE_FAMILY_EVERY if is_large else _FAMILY_EVERY
             for guarded in list(self._guarded):
-                used = memory.used(guarded.pid, guarded.limit)
-                if tree is not None and guarded.root:
-                    used = max(used, _of_all(guarded, tree))
+                used = max(memory.used(guarded.pid, guarded.limit), families.get(guarded, 0))
                 if used > guarded.limit:
                     self._guarded.discard(guarded)
                     try:
@@ -83,14 +81,27 @@ class MemoryGuard:
             looks += 1
             await asyncio.sleep(_INTERVAL)  # memory use has no event to wait for without a cgroup
 
-    def _has_large_family(self, tree: dict[int, int]) -> bool:
-        return any(len(warden.descendants(guarded.root, tree)) > 2 for guarded in self._guarded if guarded.root)
+
+def _families(all_guarded: Sequence[Guarded]) -> tuple[dict[Guarded, int], bool]:
+    """Bytes of programs with all below them, and whether one of them is a large family."""
+    tree = warden.parents()
+    children: dict[int, list[int]] = {}
+    for pid, parent in tree.items():
+        children.setdefault(parent, []).append(pid)
+    used, largest = {}, 0
+    for guarded in all_guarded:
+        if guarded.root:
+            pids = [*children.get(guarded.root, ())]
+            for pid in pids:  # which grows meanwhile
+                pids += children.get(pid, ())
+            used[guarded] = _of_all(pids, guarded.limit)
+            largest = max(largest, len(pids))
+    return used, largest > 2
 
 
-def _of_all(guarded: Guarded, tree: dict[int, int]) -> int:
-    """Bytes of a program and all below it, what they share counted once."""
-    pids = warden.descendants(guarded.root, tree)
+def _of_all(pids: Sequence[int], limit: int) -> int:
+    """Bytes of processes, what they share counted once."""
     used = sum(resident(pid) for pid in pids)
-    if used <= guarded.limit:
+    if used <= limit:
         return used  # at most: forks share most of theirs
     return sum(proportional(pid) for pid in pids)

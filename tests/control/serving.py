@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -103,13 +103,14 @@ class Server:
     Args:
         state_dir: Where it keeps everything.
         settings: Others than the default ones, by name.
+        through: A command that becomes the server.
 
     Attributes:
         url: Where it answers, while it runs.
     """
 
-    def __init__(self, state_dir: Path, **settings: object) -> None:
-        self.state_dir = state_dir
+    def __init__(self, state_dir: Path, *, through: Sequence[str] = (), **settings: object) -> None:
+        self.state_dir, self._through = state_dir, through
         self._env = {f"IPYBOX_{name.upper()}": _text(value) for name, value in settings.items()}
         self._process: subprocess.Popen[str] | None = None
         self._log = state_dir.parent / f"{state_dir.name}.log"
@@ -147,7 +148,7 @@ class Server:
         env = {**ENVIRONMENT, **self._env, **{f"IPYBOX_{name.upper()}": _text(value) for name, value in more.items()}}
         with open(self._log, "a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                [*IPYBOX, "serve", "--port", "0", "--state-dir", str(self.state_dir)],
+                [*self._through, *IPYBOX, "serve", "--port", "0", "--state-dir", str(self.state_dir)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,

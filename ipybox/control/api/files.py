@@ -63,13 +63,13 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file, or where it can be had.",
         "content": {
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "*/*": {"schema": {"type": "string", "format": "binary"}},
             "application/json": {"schema": {"$ref": "#/components/schemas/Presigned"}},
         },
     },
     206: {
         "description": "The part of it that was asked for.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}},
     },
     304: {"description": "It is the one that you have."},
 }

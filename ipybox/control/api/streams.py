@@ -22,6 +22,11 @@ from ipybox.control.service.control_plane import ControlPlane
 
 router = APIRouter(prefix="/executions", tags=["executions"])
 MEDIA_TYPE = "text/event-stream"
+_EVENT = {
+    "type": "object",
+    "description": "Fields of one event; `data` is JSON, such as an item of the list of events.",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+}
 _QUIET = 1.0
 _KEEP_ALIVE = 15
 """Times that it may be quiet before a comment says that somebody is there."""
@@ -39,7 +44,7 @@ class EventStreamResponse(StreamingResponse):
     responses={
         200: {
             "description": "Events as they happen; ends after `end`.",
-            "content": {MEDIA_TYPE: {"schema": {"type": "string"}, "example": "id: 1\nevent: stdout\ndata: {}\n\n"}},
+            "content": {MEDIA_TYPE: {"schema": _EVENT, "example": "id: 1\nevent: stdout\ndata: {}\n\n"}},
         },
         **problems(404),
     },

@@ -23,6 +23,7 @@ from ipybox.control.states import ExecutionKind, SessionMode
 
 router = APIRouter(route_class=PageRoute)
 _AT_ONCE = 500
+_UNTIL_NOW = 50_000
 
 
 @router.post("/sessions/{session_id}/run")
@@ -142,12 +143,13 @@ def facts_part(request: Request, execution: Execution, *, is_short: bool = False
 
 
 async def _said(request: Request, execution: Execution) -> list[Piece]:
-    shown, after, is_over = Shown(), 0, False
-    while not is_over:
-        events, is_over = await plane_of(request).executions.events(execution.id, after, _AT_ONCE)
+    """All that it said; what goes on is shown by a script, and this is for those without."""
+    is_over = execution.status.is_final
+    shown, after, has_more = Shown() if is_over else Shown(_UNTIL_NOW), 0, True
+    while has_more:
+        events, _ = await plane_of(request).executions.events(execution.id, after, _AT_ONCE)
         for event in events:
             shown.add(event)
             after = event.seq
-        if not events:
-            break
+        has_more = len(events) == _AT_ONCE
     return shown.pieces

@@ -9,17 +9,20 @@ import base64
 import re
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ipybox.control.records import ExecutionEvent
 
 MOST = 1_000_000
 """Characters that a page shows at most; of more, the last ones."""
+PICTURE_SHARE = 8
+"""So many characters of a picture count as one."""
 _RUN = 16 * 1024
 _STREAMS = ("stdout", "stderr")
 _PICTURES = ("image/png", "image/jpeg", "image/gif")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+_LINE_END = re.compile("\r*\n")
 _BASE64 = re.compile(r"[A-Za-z0-9+/=\s]+\Z")
 
 
@@ -41,8 +44,8 @@ class Piece:
 
     @property
     def size(self) -> int:
-        """Characters."""
-        return len(self.text) + len(self.source)
+        """How much of the room it takes: characters, of which a picture may have more."""
+        return len(self.text) + len(self.source) // PICTURE_SHARE
 
 
 class Shown:
@@ -57,7 +60,7 @@ class Shown:
     def pieces(self) -> list[Piece]:
         """All that is to be shown."""
         cut = [Piece(kind="note", text="What came before is too long to be shown here.")] if self._is_cut else []
-        return [*cut, *self._pieces]
+        return [*cut, *(replace(each, text=each.text.removesuffix("\r")) for each in self._pieces)]
 
     def add(self, event: ExecutionEvent) -> None:
         """Takes the next event."""
@@ -147,8 +150,12 @@ def _shown(bundle: Mapping[str, Any]) -> Piece:
 
 
 def _overwritten(text: str) -> str:
-    """A line that was written over, as progress bars do, as it looks in the end."""
+    """A line that was written over, as progress bars do, as it looks in the end.
+
+    A ``\\r`` at the end of what has come so far stays: what follows says what it means.
+    """
     if "\r" not in text:
         return text
-    lines = text.replace("\r\n", "\n").split("\n")
-    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+    *lines, last = _LINE_END.split(text)
+    kept = [line.rpartition("\r")[2] for line in (*lines, last.rstrip("\r"))]
+    return "\n".join(kept) + ("\r" if last.endswith("\r") else "")

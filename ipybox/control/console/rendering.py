@@ -63,6 +63,7 @@ def environment(static_files: StaticFiles) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     made.filters.update(wording.FILTERS)
     made.globals.update(url=wording.url, static=static_files.url, htmx_config=_HTMX, version=__version__)

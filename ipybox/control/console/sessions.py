@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from ipybox.control.api.bodies import InstallBody, RenewBody, SessionBody
-from ipybox.control.api.context import act
+from ipybox.control.api.context import act, context_of
 from ipybox.control.console.forms import Form, Refused, SentForm, told
 from ipybox.control.console.overview import owner_of
 from ipybox.control.console.page_route import PageRoute
@@ -28,6 +28,7 @@ FILES = 500
 _SESSIONS = 50
 _EXECUTIONS = 25
 _POLL = "every 2s"
+_SOON = "every 500ms"
 Text = Annotated[str, Query(max_length=512)]
 
 
@@ -112,6 +113,7 @@ async def session_page(
         status,
         session=session,
         is_alive=session.status in ALIVE,
+        most_bytes=context_of(request).settings.max_upload_bytes,
         facts=facts_part(request, visitor, session).html,
         executions=(await executions_part(request, visitor, session)).html,
         files=(await files_part(request, visitor, session, path)).html,
@@ -125,12 +127,13 @@ async def session_page(
 def facts_part(request: Request, visitor: Visitor, session: Session) -> LivePart:
     """What there is to say of a session, asked for anew while it lives."""
     is_alive = session.status in ALIVE
+    pace = _SOON if session.status is SessionStatus.CREATING else _POLL
     return live(
         request,
         "session_facts.html",
         id="facts",
         source=url("sessions", session.id, part="facts"),
-        trigger=f"{_POLL}, finished from:body" if is_alive else "",
+        trigger=f"{pace}, finished from:body" if is_alive else "",
         session=session,
         is_alive=is_alive,
         shows_owner=visitor.principal.sees_all,

@@ -8,7 +8,7 @@ from ipybox.control.api.context import act, address_of, context_of
 from ipybox.control.console.forms import TOKEN, SentForm, read_form
 from ipybox.control.console.page_route import PageRoute, own_path
 from ipybox.control.console.rendering import page, see
-from ipybox.control.console.sign_ins import COOKIE, IDLE_SECONDS
+from ipybox.control.console.sign_ins import COOKIE
 from ipybox.control.console.visitor import Anybody, console_of, visitor_of
 from ipybox.control.errors import ForbiddenError, UnauthenticatedError
 
@@ -50,7 +50,6 @@ async def sign_in(request: Request) -> Response:
     answer.set_cookie(
         COOKIE,
         console.sign_ins.add(principal.key_id),
-        max_age=int(IDLE_SECONDS) * 14,
         path=_PATH,
         secure=_is_https(request),
         httponly=True,

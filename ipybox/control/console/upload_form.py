@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_FIELD = 16 * 1024
 """Bytes of the headers of a part, and of a field."""
+_MOST_FIELDS = 20
 
 
 class UploadForm:
@@ -118,6 +119,8 @@ class UploadForm:
         if self._in_file:
             self._has_ended, self._in_file = True, False
         elif not self._has_begun:
+            if len(self.fields) == _MOST_FIELDS:
+                raise RequestRefusedError("the form has too many fields")
             self.fields[self._name] = self._text.decode("utf-8", "replace")
 
     def _end(self) -> None:

@@ -91,6 +91,7 @@ class AgentSettings:
 
 
 _python: PythonFacts | None = None
+_imported: frozenset[str] = frozenset()
 
 
 def prepare(text: str, path: Sequence[str], tell: Callable[[str], None]) -> None:
@@ -104,7 +105,7 @@ def prepare(text: str, path: Sequence[str], tell: Callable[[str], None]) -> None
     Raises:
         PreloadError: A module of the template's wish can't be imported, or can't be shared by forks.
     """
-    global _python
+    global _python, _imported
     settings = WarmSettings.from_json(text)
     _python = settings.python
     late_site.adopt(_python)
@@ -114,6 +115,7 @@ def prepare(text: str, path: Sequence[str], tell: Callable[[str], None]) -> None
         if settings.preload:
             sys.path[:0] = [entry for entry in path if entry not in sys.path]
             preload.load(settings.preload, tell)
+    _imported = frozenset(name.partition(".")[0] for name in list(sys.modules)) - sys.stdlib_module_names
 
 
 def run(env: Mapping[str, str]) -> NoReturn:
@@ -169,6 +171,7 @@ class Agent:
             processes=settings.processes,
             limit=settings.output_bytes,
             body=body_limit(settings.output_bytes),
+            imported=_imported,
         )
         self._loop = loop
         self._decoder = Decoder()

@@ -14,8 +14,8 @@ from functools import partial
 from resource import struct_rusage
 from typing import Any
 
-from ipybox.control.inside import families, python_process, results
-from ipybox.control.inside.executions import INTERRUPT_GRACE, MESSAGE, Ground, Process, Say, used
+from ipybox.control.inside import cold, families, python_process, results
+from ipybox.control.inside.executions import INTERRUPT_GRACE, MESSAGE, Ground, Process, Say, cold_command, used
 from ipybox.control.inside.outputs import CHUNK, Line, Output
 from ipybox.process import warden
 from ipybox.session.frames import Decoder, FrameError, frame, value
@@ -59,7 +59,13 @@ class Cells:
         control, its_control = results.pair()
         shown, its_shown = results.pair()
 
+        is_cold = python_process.has_other_versions(ground.imported)
+        command = cold_command(ground, "interpreter", str(ground.limit)) if is_cold else []
+
         def become() -> None:
+            if is_cold:
+                python_process.place({cold.FIRST: its_control, cold.SECOND: its_shown})
+                python_process.become_program(command, env)
             from ipybox.control.inside import interpreter
 
             for fd in (its_control, its_shown):
@@ -76,7 +82,8 @@ class Cells:
         for fd in (control, shown):
             os.set_blocking(fd, False)
         self._control, self._shown = control, shown
-        self._orders = Line(ground.loop, os.dup(control), lambda: None)  # its end is seen in another way
+        self._order_fd = os.dup(control)
+        self._orders = Line(ground.loop, self._order_fd, lambda: None)  # its end is seen in another way
         self._heard, self._seen = Decoder(1 << 20, 0), Decoder(1 << 16, ground.body)
         ground.loop.on_readable(control, self._hear)
         ground.loop.on_readable(shown, self._on_shown)
@@ -226,7 +233,7 @@ class Cells:
 
     def _close(self) -> None:
         if self._control >= 0:
-            for fd in (self._control, self._shown):
+            for fd in (self._control, self._shown, self._order_fd):
                 self._ground.loop.forget(fd)
                 os.close(fd)
             self._control = self._shown = -1

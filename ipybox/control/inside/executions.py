@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from resource import struct_rusage
 from typing import Any
 
-from ipybox.control.inside import families, handler, javascript, python_process, results
+from ipybox.control.inside import cold, families, handler, javascript, python_process, results
 from ipybox.control.inside.outputs import CHUNK, Line, Output
+from ipybox.process import bootstrap
 from ipybox.process.late_site import PythonFacts
 from ipybox.session.frames import Decoder, FrameError, value
 from ipybox.session.inside_loop import InsideLoop
@@ -44,6 +46,7 @@ class Ground:
         processes: Processes and threads that code may have.
         limit: Bytes of each output, of all that is shown, and of a return value.
         body: Bytes of the largest body of a frame.
+        imported: Names of what is imported already, of packages that a session may have in another version.
         known: Children of the agent, and what they are.
     """
 
@@ -54,6 +57,7 @@ class Ground:
     processes: int
     limit: int
     body: int
+    imported: frozenset[str] = frozenset()
     known: dict[int, object] = field(default_factory=dict)
 
 
@@ -206,6 +210,16 @@ class Execution:
     def _become_handler(
         self, code: str, head: Mapping[str, Any], env: Mapping[str, str], read: int, theirs: int
     ) -> Callable[[], None]:
+        if python_process.needs_start(head["env"]) or python_process.has_other_versions(self._ground.imported):
+            self._input += javascript.request(code, value(head, "event", str), self._ground.limit)
+            command = cold_command(self._ground, "handler")
+
+            def start() -> None:
+                python_process.place({cold.FIRST: read, cold.SECOND: theirs})
+                python_process.become_program(command, env)
+
+            return start
+
         def become() -> None:
             os.close(read)
             main = python_process.become_python(env, self._ground.python, "ipybox-handler")
@@ -220,7 +234,7 @@ class Execution:
         self._input += javascript.request(code, value(head, "event", str), self._ground.limit)
 
         def become() -> None:
-            _place({javascript.CODE_FD: read, javascript.RESULT_FD: theirs})
+            python_process.place({javascript.CODE_FD: read, javascript.RESULT_FD: theirs})
             python_process.become_program(javascript.command(), env)
 
         return become
@@ -238,7 +252,7 @@ class Execution:
         def become() -> None:
             os.close(theirs)
             if self._input:
-                _place({3: read})
+                python_process.place({3: read})
             python_process.become_program(argv, env)
 
         return become
@@ -339,6 +353,20 @@ class Execution:
         self._say(head, self._value or b"")
 
 
+def cold_command(ground: Ground, *arguments: str) -> list[str]:
+    """What runs in a Python of its own."""
+    python = ground.python
+    assert python is not None
+    return bootstrap.command(
+        sys.executable,
+        cold.MODULE,
+        json.dumps(asdict(python)),
+        *arguments,
+        sites=python.sites,
+        ignore_environment=False,
+    )
+
+
 def used(usage: struct_rusage) -> dict[str, Any]:
     """What a process and those that it waited for have used."""
     return {
@@ -347,13 +375,3 @@ def used(usage: struct_rusage) -> dict[str, Any]:
         "read_bytes": usage.ru_inblock * _BLOCK,
         "write_bytes": usage.ru_oublock * _BLOCK,
     }
-
-
-def _place(numbers: Mapping[int, int]) -> None:
-    """Gives descriptors the numbers that a program expects them under, and closes the others."""
-    aside = {number: os.dup(os.dup(fd)) for number, fd in numbers.items()}
-    while any(fd in numbers for fd in aside.values()):
-        aside = {number: os.dup(fd) for number, fd in aside.items()}
-    for number, fd in aside.items():
-        os.dup2(fd, number)
-    os.closerange(max(numbers) + 1, os.sysconf("SC_OPEN_MAX"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import io
 import os
@@ -14,10 +15,35 @@ from types import FrameType, ModuleType
 
 from ipybox.control.inside import families
 from ipybox.control.inside.places import PACKAGES, WORKSPACE
-from ipybox.kernel_mgr import renewal
+from ipybox.kernel_mgr import renewal, warm_kernel
 from ipybox.process import child_setup, late_site
 from ipybox.process.late_site import PythonFacts
 from ipybox.sandbox import confine
+from ipybox.sandbox.packages import site_directories
+
+
+def needs_start(env: Mapping[str, str]) -> bool:
+    """Whether something in an environment is heeded only by a Python that starts."""
+    early = warm_kernel.launcher_environment(env)
+    return warm_kernel.obstacle(env) is not None or any(name.startswith("PYTHON") for name in early)
+
+
+def has_other_versions(imported: Collection[str]) -> bool:
+    """Whether the session has packages of its own of what was imported for all."""
+    for site in site_directories(PACKAGES):
+        with suppress(OSError):
+            if any(name.partition(".")[0] in imported for name in os.listdir(site)):
+                return True
+    return False
+
+
+def place(numbers: Mapping[int, int]) -> None:
+    """Gives descriptors the numbers that a program expects them under, and closes all above."""
+    top = max([*numbers, *numbers.values()]) + 1
+    aside = {number: fcntl.fcntl(fd, fcntl.F_DUPFD, top) for number, fd in numbers.items()}
+    for number, fd in aside.items():
+        os.dup2(fd, number)
+    os.closerange(max(numbers) + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def settle(stdout: int, stderr: int, *, keep: Collection[int], processes: int) -> None:

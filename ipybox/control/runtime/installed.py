@@ -9,8 +9,9 @@ import ctypes
 import errno
 import os
 import re
+import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,15 +69,18 @@ def exchange(fresh: Path, into: Path) -> None:
     The directory itself stays the one that it is, as it is mounted in sandboxes.
 
     Raises:
-        OSError: It can't be done; some names may have changed places already.
+        OSError: It can't be done; all is as it was before.
     """
     source, target = os.open(fresh, _FLAGS), os.open(into, _FLAGS)
+    done: list[Callable[[], None]] = []
     try:
-        names = set(os.listdir(source))
-        for name in sorted(names):
-            _swap(source, target, name)
-        for name in sorted(set(os.listdir(target)) - names):
-            os.rename(name, f"{name}.gone", src_dir_fd=target, dst_dir_fd=source)
+        for name in sorted({*os.listdir(source), *os.listdir(target)}):
+            done.append(_swap(source, target, name))
+    except OSError:
+        for undo in reversed(done):
+            with suppress(OSError):
+                undo()
+        raise
     finally:
         os.close(source)
         os.close(target)
@@ -85,18 +89,35 @@ def exchange(fresh: Path, into: Path) -> None:
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _swap(source: int, target: int, name: str) -> None:
+def _swap(source: int, target: int, name: str) -> Callable[[], None]:
+    """Has a name change places; returns what undoes that."""
     encoded = os.fsencode(name)
     if _libc.renameat2(source, encoded, target, encoded, _EXCHANGE) == 0:
-        return
+        return lambda: _libc.renameat2(source, encoded, target, encoded, _EXCHANGE)
     number = ctypes.get_errno()
-    if number == errno.ENOENT:  # there is none to exchange it with
+    if number == errno.ENOENT:  # one of them does not have it
+        here, there = (source, target) if _has(source, name) else (target, source)
+        os.rename(name, name, src_dir_fd=here, dst_dir_fd=there)
+        return lambda: os.rename(name, name, src_dir_fd=there, dst_dir_fd=here)
+    if number in (errno.EINVAL, errno.ENOSYS):  # a file system that can't do that at once
+        aside = secrets.token_hex(16)
+        os.rename(name, aside, src_dir_fd=target, dst_dir_fd=source)
         os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-    elif number in (errno.EINVAL, errno.ENOSYS):  # a file system that can't do that at once
-        os.rename(name, f"{name}.old", src_dir_fd=target, dst_dir_fd=source)
-        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
-    else:
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+        def undo() -> None:
+            os.rename(name, name, src_dir_fd=target, dst_dir_fd=source)
+            os.rename(aside, name, src_dir_fd=source, dst_dir_fd=target)
+
+        return undo
+    raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _has(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
 def _directory(path: Path) -> int | None:

@@ -111,11 +111,16 @@ class LocalHost:
         """Starts a session's sandbox, and returns when it can run code; see :class:`SessionHost`."""
         here, walls = self._open()
         binds = [(here.inside(spec.workspace), WORKSPACE, True), (here.inside(spec.packages_dir), PACKAGES, False)]
-        async with self._starts:
-            supervisor = await walls.take(spec.warm)
-            container_id = f"box-{secrets.token_hex(8)}"
-            cpus = self._processors.take(spec.limits.cpu_cores)
-            done = partial(self._done, container_id, spec.warm, cpus)
+        supervisor = await walls.take(spec.warm)  # which may take its time, and must not hold up other templates
+        container_id = f"box-{secrets.token_hex(8)}"
+        cpus = self._processors.take(spec.limits.cpu_cores)
+        done = partial(self._done, container_id, spec.warm, cpus)
+        try:
+            await self._starts.acquire()
+        except BaseException:
+            await to_the_end(done())
+            raise
+        try:
             try:
                 session = await self._start(supervisor, spec, container_id, self._program(spec, binds, cpus), done)
             except BaseException:
@@ -126,6 +131,8 @@ class LocalHost:
             except BaseException:
                 await to_the_end(session.close())
                 raise
+        finally:
+            self._starts.release()
         return session
 
     async def _start(
@@ -239,6 +246,7 @@ class LocalHost:
             "walls": walls,
             "sessions": len(self._sessions),
             "executions": sum(session.running for session in self._sessions.values()),
+            "available_memory_bytes": os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ipybox.control.inside import results
 from ipybox.control.inside.places import body_limit
 from ipybox.control.runtime import disk, memory, open_files
 from ipybox.control.runtime.connection import GONE, Connection, ConnectionEndedError
@@ -25,6 +25,7 @@ HEAD_LIMIT = 256 * 1024
 """Bytes of the largest object that an agent sends."""
 SLACK_SECONDS = 30.0
 """How much longer than code may run the agent may take to say how it ended."""
+_LONGEST = 1e7
 _SETTLE_SECONDS = 15.0
 _QUIET_SECONDS = 10.0
 _DEAF_SECONDS = 30.0
@@ -201,9 +202,9 @@ class LocalSession:
                 "op": "run",
                 "id": number,
                 "kind": request.kind.value,
-                "event": json.dumps(request.event),
+                "event": results.as_json(request.event).decode(),
                 "env": dict(request.env_vars),
-                "timeout": float(request.timeout),
+                "timeout": min(float(request.timeout), _LONGEST),
             }
             code = request.code.encode("utf-8", "surrogatepass")
         except (TypeError, ValueError, RecursionError) as error:

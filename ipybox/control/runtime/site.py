@@ -7,12 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from ipybox.control.inside import python_process
 from ipybox.control.inside.installer import EARLIER
 from ipybox.control.inside.places import INSTALLED, PACKAGES, SESSIONS, TEMPLATE, WORKSPACE
 from ipybox.control.records import NetworkRules, ResourceLimits
 from ipybox.control.runtime.host import SessionSpec
 from ipybox.errors import PolicyError
-from ipybox.kernel_mgr import warm_kernel
 from ipybox.sandbox import bubblewrap, staging
 from ipybox.sandbox.access import SANDBOX_HOME, HostFacts
 from ipybox.sandbox.packages import site_directories
@@ -36,7 +36,14 @@ def code_processes(limits: ResourceLimits) -> int:
 
 
 def policy(limits: ResourceLimits, network: NetworkRules) -> SandboxPolicy:
-    """Limits and hosts in the terms of the walls. Raises ``ValueError`` for limits that nothing can run with."""
+    """Limits and hosts in the terms of the walls. Raises :class:`PolicyError` for limits that nothing can run with."""
+    try:
+        return _policy(limits, network)
+    except (TypeError, ValueError) as error:
+        raise PolicyError("limits", str(error)) from None
+
+
+def _policy(limits: ResourceLimits, network: NetworkRules) -> SandboxPolicy:
     return SandboxPolicy(
         network=NetworkPolicy(
             allowed_domains=network.allowed_domains,
@@ -83,8 +90,7 @@ def environment(spec: SessionSpec) -> dict[str, str]:
 
 def can_be_forked(spec: SessionSpec) -> bool:
     """Whether nothing in its environment is heeded only by a Python that starts."""
-    early = warm_kernel.launcher_environment(spec.env_vars)
-    return warm_kernel.obstacle(spec.env_vars) is None and not any(name.startswith("PYTHON") for name in early)
+    return not python_process.needs_start(spec.env_vars)
 
 
 class Site:

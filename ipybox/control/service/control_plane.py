@@ -93,7 +93,11 @@ class ControlPlane:
             )
             self.copies = copies
             self.host = await self._stack.enter_async_context(
-                LocalHost(state.root, max_output_bytes=settings.max_output_bytes)
+                LocalHost(
+                    state.root,
+                    max_output_bytes=settings.max_output_bytes,
+                    default_index=settings.package_index or None,
+                )
             )
             self.templates = Templates(self.db, self.host, state.packages)
             self._stack.push_async_callback(self.templates.close)

@@ -356,16 +356,19 @@ class Executions:
         if running is None:
             ending = active.ended((ExecutionStatus.CRASHED, Reason.SESSION_ENDED, "its session ended before it began"))
             return await self._finish(execution, *ending, events=active.events)
+        before = await self._workspaces.snapshot(execution.session_id)
         if active.ending is not None:
             return await self._finish(execution, *active.ending, events=active.events)
-        before = await self._workspaces.snapshot(execution.session_id)
+        if self._stopping:
+            active.is_left = True
+            return
         self._sessions.touch(execution.session_id)
+        active.running = running  # at once: from here on nothing calls it off any more
         await to_the_end(self._run_to_the_end(execution, active, running, before))
 
     async def _run_to_the_end(
         self, execution: Execution, active: _Active, running: RunningSession, before: Any
     ) -> None:
-        active.running = running
         began = await until_taken(lambda: self._db.executions.start(execution.id, now()), "the start of an execution")
         if began is None and (await self._db.executions.get(execution.id)).status.is_final:
             return  # somebody has ended it; otherwise the word of its start was lost

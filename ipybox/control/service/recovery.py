@@ -59,6 +59,13 @@ class Recovery:
 
     async def _recover(self, session: Session, executions: list[Execution], found: Found) -> None:
         had_sandbox = session.epoch > 0
+        changes: dict[str, Any] = {}
+        if had_sandbox and session.install_status is InstallStatus.INSTALLING:
+            changes.update(
+                install_status=InstallStatus.FAILED,
+                install_error="the server was restarted while packages were installed; ask for them again",
+                install_completed_at=now(),
+            )
         pending = []
         for execution in executions:
             if execution.status is ExecutionStatus.RUNNING:
@@ -78,20 +85,14 @@ class Recovery:
                 reason=Reason.SERVER_RESTARTED,
                 detail=text,
                 completed_at=now(),
+                **changes,
             )
             found.failed.append(session.id)
             return
-        changes: dict[str, Any] = {}
         if had_sandbox:
             changes.update(reason=Reason.SERVER_RESTARTED, detail=_RESUMED)
             if session.status is SessionStatus.RUNNING:
                 changes.update(status=SessionStatus.CREATING)
-            if session.install_status is InstallStatus.INSTALLING:
-                changes.update(
-                    install_status=InstallStatus.FAILED,
-                    install_error="the server was restarted while packages were installed; ask for them again",
-                    install_completed_at=now(),
-                )
         if changes:
             expect = (session.status,)
             session = await self._db.sessions.change(session.id, expect=expect, **changes) or session

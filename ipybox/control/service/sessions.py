@@ -155,7 +155,7 @@ class Sessions:
             tags=asked.tags,
             network=bounds.network_within(asked.network, template.network),
             runtime_type=template.runtime_type,
-            python_package_index_url=asked.python_package_index_url,
+            python_package_index_url=asked.python_package_index_url or template.package_index_url,
             requested_dependencies=asked.dependencies,
             install_status=InstallStatus.INSTALLING if asked.dependencies else InstallStatus.COMPLETED,
             install_timeout=asked.install_timeout,
@@ -246,7 +246,9 @@ class Sessions:
         if live.is_installing or session.install_status is InstallStatus.INSTALLING:
             raise ConflictError(f"an installation is going on in the session {session_id!r}")
         live.installation = asyncio.get_running_loop().create_task(
-            self._installations.install(session, dependencies, index_url, timeout, allow_conflicts)
+            self._installations.install(
+                session, dependencies, index_url or session.python_package_index_url, timeout, allow_conflicts
+            )
         )
         self._keep(live.installation)
         await asyncio.wait([live.installation])  # it goes on if nobody waits for it any more

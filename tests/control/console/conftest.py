@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,24 @@ def stranger(keyed_server: Server) -> Iterator[Site]:
 def admin_key(keyed_server: Server) -> str:
     """A key that may do everything."""
     return keyed_server.new_key("the boss", "boss", "admin")
+
+
+@pytest.fixture(scope="session")
+def keyed_api(keyed_server: Server, admin_key: str) -> Api:
+    """The API of the server with keys, for an administrator."""
+    return keyed_server.api(admin_key)
+
+
+@pytest.fixture(scope="session")
+def new_key(keyed_api: Api) -> Callable[..., str]:
+    """Makes a key of a name, an owner and scopes, and returns its secret."""
+
+    def make(name: str, owner: str, *scopes: str) -> str:
+        answer = keyed_api.post("/keys", json={"name": name, "owner": owner, "scopes": scopes})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["secret"])
+
+    return make
 
 
 @pytest.fixture(scope="session")

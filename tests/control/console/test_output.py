@@ -32,6 +32,8 @@ def test_text_of_one_stream_is_joined_and_colours_are_left_out() -> None:
 
 def test_a_line_that_is_written_over_is_shown_as_it_ends() -> None:
     assert _shown(_out("1/3"), _out("\r2/3"), _out("\r3/3\nnext\r\n")) == [("stdout", "3/3\nnext\n")]
+    assert _shown(_out("1/3\r"), _out("2/3\r")) == [("stdout", "2/3")]
+    assert _shown(_out("1/3\r"), _out("2/3\r"), _out("\nnext\r")) == [("stdout", "2/3\nnext")]
 
 
 def test_pictures_are_shown_before_words_and_html_never() -> None:

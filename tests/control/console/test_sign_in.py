@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.control.console.site import HOSTILE, Site, shown
-from tests.control.serving import Server
+from tests.control.serving import Api, Server
 
 pytestmark = pytest.mark.sandbox
 
@@ -65,11 +67,11 @@ def test_scripts_of_whoever_is_not_signed_in_are_told_so(stranger: Site) -> None
     assert stranger.get("/console/nothing").status_code == 303
 
 
-def test_a_revoked_key_is_signed_out_at_once(stranger: Site, keyed_server: Server, admin_key: str) -> None:
-    key = keyed_server.new_key("short", "short", "read")
+def test_a_revoked_key_is_signed_out_at_once(stranger: Site, keyed_api: Api, new_key: Callable[..., str]) -> None:
+    key = new_key("short", "short", "read")
     assert stranger.sign_in(key).status_code == 303
     assert stranger.get("/console").status_code == 200
-    assert keyed_server.api(admin_key).delete(f"/keys/{key.split('_')[1]}").status_code == 204
+    assert keyed_api.delete(f"/keys/{key.split('_')[1]}").status_code == 204
     assert stranger.get("/console").headers["location"] == "/console/sign-in"
 
 
@@ -81,11 +83,13 @@ def test_whoever_signs_out_is_out(stranger: Site, admin_key: str) -> None:
     assert stranger.get("/console", headers={"Cookie": cookie}).status_code == 303
 
 
-def test_a_key_sees_and_may_only_what_its_scopes_say(keyed_server: Server, admin_key: str) -> None:
-    page = f"/console/sessions/{keyed_server.api(admin_key).new_session()}"
+def test_a_key_sees_and_may_only_what_its_scopes_say(
+    keyed_server: Server, keyed_api: Api, new_key: Callable[..., str]
+) -> None:
+    page = f"/console/sessions/{keyed_api.new_session()}"
     with Site(keyed_server.url) as reader, Site(keyed_server.url) as other:
-        reader.sign_in(keyed_server.new_key("reader", "boss", "read"))
-        other.sign_in(keyed_server.new_key("other", "other", "read", "execute"))
+        reader.sign_in(new_key("reader", "boss", "read"))
+        other.sign_in(new_key("other", "other", "read", "execute"))
         assert page in reader.get("/console/sessions").text
         assert "New session" not in reader.get("/console/sessions").text
         assert 'name="code"' not in reader.get(page).text

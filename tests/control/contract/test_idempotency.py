@@ -101,27 +101,29 @@ def test_a_key_that_is_none_is_refused(api: Api, key: str) -> None:
     assert answer.status_code == 422
 
 
-def test_a_key_is_good_after_the_server_was_killed(tmp_path: Path) -> None:
-    """Wherever it was killed in the middle of it: one session, and in the end one answer."""
-    with Server(tmp_path / "state", console=False) as server:
-        for attempt in range(4):
-            mark, headers = uuid4().hex, keyed()
-            body = {"template_id": "python", "tags": {"mark": mark}}
-            api = server.api()
-            with ThreadPoolExecutor(1) as pool:
-                sent = pool.submit(_posted, api, body, headers)
-                eventually(lambda: sent.done() or attempt, lambda seen: seen is True or attempt < 3)
-                server.kill()
-                first = sent.result()
-            server.start()
-            api = server.api()
-            second = api.post("/sessions", json=body, headers=headers)
-            assert second.status_code == 201
-            if first is not None:
-                assert second.json() == first.json()
-            found = api.get("/sessions", params={"tag": f"mark:{mark}"}).json()
-            assert [each["id"] for each in found["items"]] == [second.json()["id"]]
-            assert api.run(second.json()["id"], HELLO)["status"] == "completed"
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_a_key_is_good_after_the_server_was_killed(tmp_path: Path, is_answered: bool) -> None:
+    """Whether it was killed in the middle of it or after the answer: one session, and in the end one answer."""
+    mark, headers = uuid4().hex, keyed()
+    body = {"template_id": "python", "tags": {"mark": mark}}
+    with Server(tmp_path / "state", console=False) as server, ThreadPoolExecutor(1) as pool:
+        api = server.api()
+        sent = pool.submit(_posted, server.api(), body, headers)
+        if is_answered:
+            sent.result()
+        else:
+            eventually(lambda: sent.done() or api.get("/sessions").json()["total"])
+        server.kill()
+        first = sent.result()
+        server.start()
+        api = server.api()
+        second = api.post("/sessions", json=body, headers=headers)
+        assert second.status_code == 201
+        if first is not None:
+            assert second.json() == first.json()
+        found = api.get("/sessions", params={"tag": f"mark:{mark}"}).json()
+        assert [each["id"] for each in found["items"]] == [second.json()["id"]]
+        assert api.run(second.json()["id"], HELLO)["status"] == "completed"
 
 
 def _posted(api: Api, body: dict[str, object], headers: dict[str, str]) -> httpx.Response | None:

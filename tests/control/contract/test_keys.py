@@ -80,7 +80,6 @@ def test_without_a_key_the_health_the_docs_and_the_schema_are_told(locked: Serve
 def test_a_key_that_does_not_count_is_refused(locked: Server, admin: Api) -> None:
     _, secret = make_key(admin)
     wrong = [
-        "",
         "x",
         "ipybox_" + "a" * 50,
         secret[:-1],

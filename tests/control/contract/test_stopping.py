@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.control.serving import HELLO, Server, eventually
+from tests.control.serving import ENVIRONMENT, HELLO, IPYBOX, Server
 
-WAIT = "import os, time\ndef handler(event):\n    print('up', flush=True)\n    while not os.path.exists('go'): time.sleep(0.02)\n    return 1"
+WAIT = """
+import os, time
+def handler(event):
+    print('up', flush=True)
+    while not os.path.exists('go'): time.sleep(0.02)
+    return 1
+"""
 FOREVER = "import time\ndef handler(event):\n    print('up', flush=True)\n    time.sleep(600)"
 
 
@@ -20,7 +28,7 @@ def mine(tmp_path: Path) -> Iterator[Server]:
 
 
 def test_what_runs_may_end_and_nothing_new_is_taken(mine: Server) -> None:
-    api, other = mine.api(), mine.api()
+    api = mine.api()
     session_id = api.running_session()
     execution_id = api.submit(session_id, WAIT, timeout=60)
     api.said(execution_id, "up")
@@ -28,16 +36,14 @@ def test_what_runs_may_end_and_nothing_new_is_taken(mine: Server) -> None:
         lines = stream.iter_lines()
         next(lines)
         mine.ask_to_stop()
-        eventually(lambda: '"draining"' in other.get("/health").text if _is_up(other) else True)
-        (mine.state_dir / "sandboxes" / "sessions" / session_id / "files" / "go").touch()
+        assert "end" not in "".join(lines), "a stream ends, so that the server can"
+    with pytest.raises(httpx.TransportError):
+        mine.api().post("/sessions", json={"template_id": "python"})
+    (mine.state_dir / "sandboxes" / "sessions" / session_id / "files" / "go").touch()
     assert mine.wait() == 0
     mine.start()
     found = mine.api().execution(execution_id)
     assert (found["status"], found["return_value"], found["stdout"]) == ("completed", 1, "up\n")
-
-
-def _is_up(api: object) -> bool:
-    return False
 
 
 def test_what_does_not_end_is_ended_and_says_why(mine: Server) -> None:
@@ -74,10 +80,6 @@ def test_a_session_goes_on_with_its_files_and_a_stateful_one_says_that_it_can_no
 
 
 def test_a_second_server_over_the_same_directory_is_refused(mine: Server) -> None:
-    import subprocess
-
-    from tests.control.serving import ENVIRONMENT, IPYBOX
-
     command = [*IPYBOX, "serve", "--port", "0", "--state-dir", str(mine.state_dir)]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
     assert done.returncode == 125

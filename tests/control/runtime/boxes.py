@@ -119,9 +119,13 @@ class Boxes:
         network: NetworkRules | None = None,
         env: Mapping[str, str] | None = None,
         workspace: Path | None = None,
+        own: Mapping[str, str] | None = None,
     ) -> Box:
         workspace = workspace or self.directory("workspace")
         packages = self.directory("packages")
+        for path, text in (own or {}).items():
+            (packages / path).parent.mkdir(parents=True, exist_ok=True)
+            (packages / path).write_text(text)
         spec = SessionSpec(
             id=f"session-{next(_numbers)}",
             warm=warm or self.warm_spec(),

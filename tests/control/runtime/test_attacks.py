@@ -11,7 +11,7 @@ import pytest
 
 from ipybox.control.states import ExecutionStatus, Reason
 from ipybox.process import warden
-from tests.control.runtime.boxes import HANG, Box, Boxes
+from tests.control.runtime.boxes import HANG, Box, Boxes, eventually
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -135,7 +135,9 @@ GARBAGE = """
 import os
 def spoil():
     for fd in range(3, 64):
-        for data in (b'\\xff' * 5000, b'\\0\\0\\0\\x02\\0\\0\\0\\0{}', b'\\0\\0\\0\\x0d\\0\\0\\0\\0{"is":"value"}' * 100):
+        head = b'\\0\\0\\0'
+        value = head + b'\\x0e\\0' + head + b'{"is":"value"}'
+        for data in (b'\\xff' * 5000, head + b'\\x02\\0' + head + b'{}', value * 100):
             try:
                 os.set_blocking(fd, False)
                 os.write(fd, data)
@@ -155,7 +157,9 @@ async def test_garbage_on_every_line_costs_the_execution_only(boxes: Boxes) -> N
 
 
 async def test_what_is_printed_is_never_taken_for_a_result(box: Box) -> None:
-    code = "import os\ndef handler(e):\n    os.write(1, b'\\0\\0\\0\\x0c\\0\\0\\0\\x03{\"is\":\"value\"}666')\n    return 1"
+    code = (
+        'import os\ndef handler(e):\n    os.write(1, b\'\\0\\0\\0\\x0c\\0\\0\\0\\x03{"is":"value"}666\')\n    return 1'
+    )
     ran = await box.python(code)
     assert ran.outcome.return_value == 1
     assert "666" in ran.text()
@@ -217,17 +221,22 @@ async def test_the_agent_can_not_be_looked_into(box: Box) -> None:
 async def test_a_bomb_of_forks_ends_with_its_execution(box: Box) -> None:
     ran = await box.shell("bomb() { bomb | bomb & }; bomb; sleep 1; true", timeout=10)
     assert ran.status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
-    async with asyncio.timeout(HANG):
-        while await box.value("import os\nhandler = lambda e: sum(x.isdigit() for x in os.listdir('/proc'))") != 3:
-            await asyncio.sleep(0.02)
+    count = "import os\nhandler = lambda e: sum(x.isdigit() for x in os.listdir('/proc'))"
+
+    async def is_over() -> bool:
+        return bool(await box.value(count) == 3)
+
+    assert await eventually(is_over)
 
 
 async def test_a_workspace_that_is_too_deep_to_be_measured_is_refused(boxes: Boxes) -> None:
     box = await boxes.make()
     await box.value("import os\ndef handler(e):\n    for _ in range(300):\n        os.mkdir('d'); os.chdir('d')")
-    async with asyncio.timeout(HANG):
-        while (await box.shell("true")).outcome.reason is not Reason.DISK_FULL:
-            await asyncio.sleep(0.02)
+
+    async def is_refused() -> bool:
+        return (await box.shell("true")).outcome.reason is Reason.DISK_FULL
+
+    assert await eventually(is_refused)
     assert "deeper than" in ((await box.shell("true")).outcome.error_message or "")
     await box.session.close()
     warden.remove_tree(str(box.workspace))

@@ -62,7 +62,15 @@ async def test_an_exception_is_told_without_colours(notebook: Box) -> None:
 
 
 async def test_text_and_pictures_come_in_the_order_in_which_they_were_made(notebook: Box) -> None:
-    code = "import os\nfor i in range(5):\n    print(i)\n    os.write(1, b'fd\\n')\n    display(i)\n!echo last\ndisplay('end')"
+    code = """
+import os
+for i in range(5):
+    print(i)
+    os.write(1, b'fd\\n')
+    display(i)
+!echo last
+display('end')
+"""
     ran = await notebook.cell(code)
     told = ""
     for kind, data in ran.events:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ipybox.control.states import ExecutionStatus, Reason
-from tests.control.runtime.boxes import OUTPUT, Box, Boxes, eventually
+from ipybox.errors import PolicyError
+from tests.control.runtime.boxes import LIMITS, OUTPUT, Box, Boxes, eventually
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
@@ -119,7 +121,12 @@ async def test_an_async_handler_is_awaited(box: Box) -> None:
 
 
 async def test_each_runs_in_a_fresh_main(box: Box) -> None:
-    code = "import sys\ndef handler(e):\n    m = sys.modules['__main__']\n    return [__name__, m.handler is handler, hasattr(m, 'left')]"
+    code = """
+import sys
+def handler(e):
+    m = sys.modules['__main__']
+    return [__name__, m.handler is handler, hasattr(m, 'left')]
+"""
     await box.value("left = 1\nhandler = lambda e: 1")
     assert await box.value(code) == ["__main__", True, False]
 
@@ -139,7 +146,12 @@ async def test_variables_of_the_request_go_before_those_of_the_session(boxes: Bo
 
 async def test_output_comes_while_it_runs(box: Box) -> None:
     heard = asyncio.Event()
-    code = "import os, time\ndef handler(e):\n    print('first', flush=True)\n    while not os.path.exists('go'): time.sleep(0.01)"
+    code = """
+import os, time
+def handler(e):
+    print('first', flush=True)
+    while not os.path.exists('go'): time.sleep(0.01)
+"""
 
     def on_event(kind: str, data: Any) -> None:
         if "first" in data.get("text", ""):
@@ -169,7 +181,13 @@ async def test_characters_are_never_cut(box: Box) -> None:
 
 
 async def test_a_flood_is_cut_and_holds_up_nobody(box: Box) -> None:
-    code = "import os\ndef handler(e):\n    for _ in range(500): os.write(1, b'x' * 1048576)\n    print('end')\n    return 'done'"
+    code = """
+import os
+def handler(e):
+    for _ in range(500): os.write(1, b'x' * 1048576)
+    print('end')
+    return 'done'
+"""
     flood = asyncio.ensure_future(box.python(code))
     other = await box.python("handler = lambda e: 1")
     assert other.status is ExecutionStatus.COMPLETED
@@ -202,7 +220,12 @@ async def test_what_is_too_long_is_ended_with_what_it_had_said(box: Box) -> None
 
 
 async def test_who_ignores_the_end_is_killed(box: Box) -> None:
-    code = "import signal, time\ndef handler(e):\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    while True: time.sleep(1)"
+    code = """
+import signal, time
+def handler(e):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True: time.sleep(1)
+"""
     ran = await box.python(code, timeout=0.2)
     assert (ran.status, ran.outcome.exit_code) == (ExecutionStatus.TIMEOUT, 137)
 
@@ -276,14 +299,22 @@ async def _is(box: Box, code: str, value: Any) -> bool:
 
 
 async def test_a_fork_that_comes_back_does_not_answer(box: Box) -> None:
-    code = "import os\ndef handler(e):\n    pid = os.fork()\n    if pid == 0: return 'child'\n    os.waitpid(pid, 0)\n    return 'parent'"
+    code = """
+import os
+def handler(e):
+    pid = os.fork()
+    if pid == 0: return 'child'
+    os.waitpid(pid, 0)
+    return 'parent'
+"""
     assert await box.value(code) == "parent"
 
 
 async def test_threads_and_exit_functions_come_to_their_end(box: Box) -> None:
     code = (
         "import atexit, threading, time\ndef later():\n    time.sleep(0.2)\n    print('thread')\n"
-        "def handler(e):\n    atexit.register(lambda: print('exit'))\n    threading.Thread(target=later).start()\n    return 1"
+        "def handler(e):\n    atexit.register(lambda: print('exit'))\n"
+        "    threading.Thread(target=later).start()\n    return 1"
     )
     ran = await box.python(code)
     assert ran.outcome.return_value == 1
@@ -341,6 +372,37 @@ async def test_variables_that_only_a_starting_python_heeds_are_heeded(boxes: Box
     code = "import sys\nhandler = lambda e: [hash('x'), sys.flags.hash_randomization]"
     first = await box.value(code)
     assert first == await (await boxes.make(env={"PYTHONHASHSEED": "77"})).value(code)
+
+
+async def test_variables_of_a_request_that_only_a_starting_python_heeds_are_heeded(box: Box) -> None:
+    ran = await box.python("handler = lambda e: [hash('x'), e]", event="e", env={"PYTHONHASHSEED": "77"})
+    assert ran.outcome.return_value == [
+        await box.value("handler = lambda e: hash('x')", env={"PYTHONHASHSEED": "77"}),
+        "e",
+    ]
+    ran = await box.python("def handler(e): print('said'); 1/0", env={"OMP_NUM_THREADS": "1", "LD_X": "y"})
+    assert (ran.outcome.error_name, ran.text()) == ("ZeroDivisionError", "said\n")
+
+
+async def test_a_version_of_its_own_goes_before_what_was_preloaded(boxes: Boxes) -> None:
+    template = boxes.directory("template")
+    site = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    (template / site).mkdir(parents=True)
+    (template / site / "of_both.py").write_text("WHERE = 'template'")
+    warm = boxes.warm_spec(packages_dir=template, preload=("of_both",))
+    box = await boxes.make(warm=warm, stateful=True)
+    code = "import of_both\nhandler = lambda e: of_both.WHERE"
+    assert await box.value(code) == "template"
+    await boxes.close()
+    box = await boxes.make(warm=warm, stateful=True, own={f"{site}/of_both.py": "WHERE = 'own'"})
+    assert await box.value(code) == "own"
+    assert (await box.cell("import of_both; print(of_both.WHERE)")).text() == "own\n"
+    assert (await box.cell("1/0")).outcome.error_name == "ZeroDivisionError"
+
+
+async def test_limits_that_nothing_can_run_with_are_refused(boxes: Boxes) -> None:
+    with pytest.raises(PolicyError, match="memory"):
+        await boxes.make(limits=replace(LIMITS, memory_bytes=1))
 
 
 async def test_a_shell_tells_its_exit_code_and_its_signals(box: Box) -> None:

@@ -95,14 +95,17 @@ async def test_more_can_be_installed_and_another_version_takes_the_place(install
     await installing.install((NAME, "==2.0"), into=box.packages)
     found = await installing.install((SECOND, ""), (NAME, "<2"), into=box.packages)
     assert [(each.name, each.version) for each in found] == [(SECOND, "2.5"), (NAME, "1.0")]
-    code = "import importlib.metadata as m\nhandler = lambda e: [d.version for d in m.distributions() if 'testing' in d.name]"
+    code = """
+import importlib.metadata as m
+handler = lambda e: [d.version for d in m.distributions() if 'testing' in d.name]
+"""
     assert sorted(await box.value(code)) == ["1.0", "2.5"]
 
 
 async def test_what_does_not_go_together_is_an_error_unless_it_is_wanted(installing: Installing) -> None:
     into = installing.boxes.directory("packages")
     await installing.install((SECOND, ""), into=into)
-    with pytest.raises(InstallError, match="do not go together(.|\n)*which is incompatible"):
+    with pytest.raises(InstallError, match=r"do not go together(.|\n)*which is incompatible"):
         await installing.install((NAME, "==2.0"), into=into)
     (found,) = await installing.install((NAME, "==1.0"), into=into)
     assert found.version == "1.0"
@@ -182,7 +185,7 @@ async def test_an_index_on_this_machine_is_for_those_who_run_it(tmp_path: Path) 
             into = Boxes(host, root).directory("packages")
             wanted = [Dependency(name=NAME)]
             for index_url in (url, url.replace("127.0.0.1", "localhost")):
-                with pytest.raises(InstallError, match="named and not numbered|pip ended"):
+                with pytest.raises(InstallError, match=r"named and not numbered|pip ended"):
                     await host.install(wanted, into=into, index_url=index_url, limits=LIMITS, timeout=HANG)
             assert seen == []
             for index_url in ("file:///etc", "ftp://example.org/", "nonsense"):

@@ -15,7 +15,13 @@ from tests.control.runtime.boxes import LIMITS, MIB, Box, Boxes, eventually
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
 
-HOARD = "import time\ndef handler(e):\n    x = [b'x' * 1048576 for _ in range({0})]\n    print('has', flush=True)\n    time.sleep(60)"
+HOARD = """
+import time
+def handler(e):
+    x = [b'x' * 1048576 for _ in range({0})]
+    print('has', flush=True)
+    time.sleep(60)
+"""
 
 
 async def test_the_execution_that_uses_most_memory_is_ended_and_the_session_goes_on(boxes: Boxes) -> None:
@@ -32,7 +38,16 @@ async def test_the_execution_that_uses_most_memory_is_ended_and_the_session_goes
 
 async def test_memory_of_its_children_counts(boxes: Boxes) -> None:
     box = await boxes.make(limits=replace(LIMITS, memory_bytes=200 * MIB))
-    code = "import multiprocessing as m, time\ndef take(n):\n    x = b'x' * 80_000_000\n    time.sleep(60)\ndef handler(e):\n    p = [m.Process(target=take, args=(i,)) for i in range(4)]\n    [each.start() for each in p]\n    [each.join() for each in p]"
+    code = """
+import multiprocessing as m, time
+def take(n):
+    x = b'x' * 80_000_000
+    time.sleep(60)
+def handler(e):
+    p = [m.Process(target=take, args=(i,)) for i in range(4)]
+    [each.start() for each in p]
+    [each.join() for each in p]
+"""
     ran = await box.python(code)
     assert (ran.status, ran.outcome.reason) == (ExecutionStatus.CRASHED, Reason.OUT_OF_MEMORY)
     assert await box.value("handler = lambda e: 'alive'") == "alive"
@@ -58,7 +73,8 @@ async def test_processes_are_limited_and_the_agent_still_has_some(boxes: Boxes) 
     box = await boxes.make(limits=replace(LIMITS, max_processes=12))
     bomb = asyncio.ensure_future(
         box.python(
-            "import os, time\ndef handler(e):\n    while True:\n        try: os.fork()\n        except OSError: time.sleep(0.01)",
+            "import os, time\ndef handler(e):\n    while True:\n"
+            "        try: os.fork()\n        except OSError: time.sleep(0.01)",
             timeout=2,
         )
     )
@@ -85,7 +101,13 @@ async def test_private_places_have_a_size_and_last_as_long_as_the_session(boxes:
 
 async def test_a_full_workspace_ends_what_runs_and_refuses_what_comes(boxes: Boxes) -> None:
     box = await boxes.make(limits=replace(LIMITS, disk_bytes=4 * MIB))
-    code = "import time\ndef handler(e):\n    for i in range(9):\n        open(f'f{i}', 'wb').write(b'x' * 1000000)\n    time.sleep(60)"
+    code = """
+import time
+def handler(e):
+    for i in range(9):
+        open(f'f{i}', 'wb').write(b'x' * 1000000)
+    time.sleep(60)
+"""
     ran = await box.python(code)
     assert (ran.status, ran.outcome.reason) == (ExecutionStatus.FAILED, Reason.DISK_FULL)
     ran = await box.shell("echo never")
@@ -118,7 +140,8 @@ async def test_one_file_can_not_be_larger_than_the_workspace(boxes: Boxes) -> No
 async def test_files_that_have_no_name_any_more_count(boxes: Boxes) -> None:
     box = await boxes.make(limits=replace(LIMITS, disk_bytes=4 * MIB))
     code = (
-        "import os, time\ndef handler(e):\n    kept = []\n    for i in range(8):\n        file = open(f'f{i}', 'w+b', buffering=0)\n"
+        "import os, time\ndef handler(e):\n    kept = []\n    for i in range(8):\n"
+        "        file = open(f'f{i}', 'w+b', buffering=0)\n"
         "        os.unlink(f'f{i}')\n        file.write(b'x' * 1000000)\n        kept.append(file)\n    time.sleep(60)"
     )
     ran = await box.python(code)
@@ -144,7 +167,14 @@ async def test_a_session_keeps_to_its_processors(boxes: Boxes) -> None:
 
 
 async def test_there_is_no_network_unless_it_is_given(box: Box) -> None:
-    code = "import socket\ndef handler(e):\n    with open('/proc/net/dev') as f: names = f.read().count(':')\n    s = socket.socket(); s.settimeout(2)\n    try: s.connect(('192.0.2.1', 80))\n    except OSError as error: return [names, error.errno]"
+    code = """
+import socket
+def handler(e):
+    with open('/proc/net/dev') as f: names = f.read().count(':')
+    s = socket.socket(); s.settimeout(2)
+    try: s.connect(('192.0.2.1', 80))
+    except OSError as error: return [names, error.errno]
+"""
     assert await box.value(code) == [1, 101]
 
 

@@ -34,8 +34,9 @@ def hurt_api(hurt: Server) -> Api:
 
 
 @pytest.fixture
-def mine(tmp_path: Path) -> Iterator[Server]:
-    """A server of one test."""
-    with Server(tmp_path / "state", console=False, rate_limit="100000/minute", drain_timeout=20) as server:
+def mine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of one test, with settings of its own as parameter."""
+    settings = {"console": False, "rate_limit": "100000/minute", "drain_timeout": 20, **getattr(request, "param", {})}
+    with Server(tmp_path / "state", **settings) as server:
         yield server
     assert "Traceback" not in server.log, server.log

@@ -37,7 +37,9 @@ def sleeper(server: Server, api: Api, session_id: str) -> tuple[str, psutil.Proc
     """An execution that sleeps for long in a session, and its process."""
     seconds = str(next(_number))
     execution_id = api.submit(session_id, f"echo up; sleep {seconds}", language="shell", timeout=900)
-    return execution_id, eventually(lambda: _with(server, seconds))
+    process = eventually(lambda: _with(server, seconds))
+    assert process is not None
+    return execution_id, process
 
 
 def _with(server: Server, argument: str) -> psutil.Process | None:

@@ -8,7 +8,13 @@ import pytest
 from tests.control.serving import Api, Server, eventually
 from tests.control.survival import family
 
-EAT = "def handler(event):\n    print('up', flush=True)\n    kept = []\n    while True: kept.append(bytearray(8 * 1024**2))"
+EAT = """\
+def handler(event):
+    print('up', flush=True)
+    kept = []
+    while True:
+        kept.append(bytearray(8 * 1024**2))
+"""
 
 
 def victim(which: str, process: psutil.Process) -> psutil.Process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -61,14 +62,15 @@ def test_who_waits_for_a_result_gets_it_or_is_told_to_come_back(mine: Server) ->
 
     with ThreadPoolExecutor(len(sessions)) as pool:
         answers = pool.map(wait, sessions)
-        eventually(lambda: mine.api().get("/health/detailed").json()["executions"]["unfinished"])
+        api = mine.api()
+        eventually(lambda: api.get(f"/executions/sessions/{sessions[0]}/executions").json()["total"])
         mine.stop()
         for answer in answers:
             if answer is not None and answer.status_code != 200:
                 assert answer.status_code == 503, answer.text
                 assert int(answer.headers["Retry-After"]) > 0
             elif answer is not None:
-                assert answer.json()["status"] == "completed"
+                assert answer.json()["status"] == "completed", answer.text
     mine.start()
     api = mine.api()
     for session_id in sessions:
@@ -109,9 +111,8 @@ def test_while_it_drains_nothing_new_is_taken_and_what_runs_comes_to_its_end(min
     assert (ended["status"], ended["stdout"]) == ("completed", "up\nwent\n")
 
 
+@pytest.mark.parametrize("mine", [{"drain_timeout": 600}], indirect=True)
 def test_a_second_signal_waits_for_nothing(mine: Server) -> None:
-    mine.stop()
-    mine.start(drain_timeout=600)
     api = mine.api()
     session_id = api.running_session()
     execution_id = api.submit(session_id, "echo up; sleep 600", language="shell", timeout=900)
@@ -127,17 +128,17 @@ def test_a_second_signal_waits_for_nothing(mine: Server) -> None:
     assert (ended["status"], ended["status_reason"], ended["stdout"]) == ("crashed", "server_stopped", "up\n")
 
 
+@pytest.mark.parametrize("mine", [{"drain_timeout": 0.3}], indirect=True)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_who_waits_for_what_is_ended_at_last_is_answered(number: signal.Signals, mine: Server) -> None:
-    mine.stop()
-    mine.start(drain_timeout=0.3)
     session_id = mine.api().running_session()
     url = f"{mine.url}/api/v1/executions/sessions/{session_id}/execute-sync"
     body = {"code": "sleep 600", "language": "shell", "timeout": 900}
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(httpx.post, url, json=body, timeout=HANG, trust_env=False)
-        eventually(lambda: mine.api().get("/health/detailed").json()["dependencies"]["runtime_nodes"][0]["executions"])
-        mine.process.send_signal(number)
+        api = mine.api()
+        eventually(lambda: api.get("/health/detailed").json()["dependencies"]["runtime_nodes"][0]["executions"])
+        os.kill(mine.pid, number)
         found = answer.result()
     assert mine.wait() == 0
     assert found.status_code == 200, found.text

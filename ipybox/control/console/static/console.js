@@ -56,7 +56,7 @@
     made.className = "shown";
     made.src = source;
     made.alt = visible(words.replace(/\s+/g, " ")) || "A picture that the code shows";
-    made.dataset.size = source.length;
+    made.dataset.size = Math.floor(source.length / 8); // a picture may take more room than text
     return made;
   };
 

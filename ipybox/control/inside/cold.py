@@ -1,0 +1,39 @@
+"""Handlers and interpreters that can't be forked from what is imported already. Floor: control.
+
+``handler`` or ``interpreter LIMIT``, after the facts of this Python: run in a Python of its own, which heeds variables
+that a fork can't heed any more, and imports the session's own versions of what was imported for all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from ipybox.control.inside import handler, python_process, results
+from ipybox.process.late_site import PythonFacts
+
+FIRST: Final = 3
+"""Descriptor from which a handler is read; of an interpreter's line for cells."""
+SECOND: Final = 4
+"""Descriptor at which a handler answers; of an interpreter's line for what is shown."""
+MODULE = __name__
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Becomes one of the two."""
+    facts, what, *rest = arguments
+    for fd in (FIRST, SECOND):
+        os.set_inheritable(fd, False)
+    python = PythonFacts(**json.loads(facts))
+    if what == "interpreter":
+        main_module = python_process.become_python(dict(os.environ), python, "ipybox-python")
+        from ipybox.control.inside import interpreter
+
+        interpreter.serve(main_module, FIRST, SECOND, int(rest[0]))
+    with os.fdopen(FIRST, "rb") as file:
+        request = json.loads(file.read())
+    main_module = python_process.become_python(dict(os.environ), python, "ipybox-handler")
+    line = results.ResultLine(SECOND, request["limit"])
+    handler.run(main_module, request["code"], json.dumps(request["event"]), line)
