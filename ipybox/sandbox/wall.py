@@ -467,7 +467,9 @@ def _pidfd(pid: int) -> int | None:
 
 
 def _rearranged(plan: WallPlan, program: Program) -> WallPlan:
-    """The plan of a wall behind which there is only this program, with what it sees elsewhere, and what it does not."""
+    """The plan of a wall behind which there is only this program, with what it sees otherwise than others would."""
+    sizes = {path: size for path, size, _ in program.private}
+    shared = [replace(m, size=sizes.get(m.target, m.size)) if m.kind == "tmpfs" else m for m in plan.view.mounts]
     mounts: list[Mount] = []
     roots: list[str] = []
     for source, target, can_write in program.binds:
@@ -477,9 +479,7 @@ def _rearranged(plan: WallPlan, program: Program) -> WallPlan:
         mounts.append(Mount("write" if can_write else "read", target, path))
         roots.append(around.source)  # what lies below is opened part by part
     mounts += (Mount("mask_dir", path, mode=0) for path in program.hidden)
-    view = replace(
-        plan.view, mounts=(*plan.view.mounts, *mounts), write_roots=(*plan.view.write_roots, *dict.fromkeys(roots))
-    )
+    view = replace(plan.view, mounts=(*shared, *mounts), write_roots=(*plan.view.write_roots, *dict.fromkeys(roots)))
     return replace(plan, view=view)
 
 

@@ -1,4 +1,7 @@
-"""Databases. ``database`` and ``database_url`` are of both kinds, one after the other; others are of SQLite only."""
+"""Databases, and an object store.
+
+``database`` and ``database_url`` are of both kinds, one after the other; others are of SQLite only.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from ipybox.control.db.database import Database
+from tests.control.object_store import ObjectStore
 from tests.control.postgres_server import PostgresServer
 
 
@@ -33,6 +37,13 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    """A server that all tests share."""
+    with ObjectStore() as store:
+        yield store
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ import pytest
 T = TypeVar("T")
 HANG = 60.0
 IPYBOX = (sys.executable, "-c", "from ipybox.cli import main; main()")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "IPYBOX_"))}
+_NOT_OURS = ("PYTHON", "IPYBOX_", "AWS_", "OTEL_")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
 FINAL = ("completed", "failed", "timeout", "crashed")
 HELLO = "def handler(event):\n    print('hello')\n    return {'message': 'Hello, World!', 'event': event}\n"
 
@@ -104,14 +105,23 @@ class Server:
         state_dir: Where it keeps everything.
         settings: Others than the default ones, by name.
         through: A command that becomes the server.
+        environment: Variables besides those of settings.
 
     Attributes:
         url: Where it answers, while it runs.
     """
 
-    def __init__(self, state_dir: Path, *, through: Sequence[str] = (), **settings: object) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        through: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
         self.state_dir, self._through = state_dir, through
         self._env = {f"IPYBOX_{name.upper()}": _text(value) for name, value in settings.items()}
+        self._env.update(environment or {})
         self._process: subprocess.Popen[str] | None = None
         self._log = state_dir.parent / f"{state_dir.name}.log"
         self._clients: list[Api] = []
@@ -222,7 +232,7 @@ def _text(value: object) -> str:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without keys that all tests share; nothing of the sessions of others may matter to a test."""
     state = tmp_path_factory.mktemp("server") / "state"
-    settings = {"rate_limit": "100000/minute", "max_upload_bytes": 20 * 1024**2, "drain_timeout": 0.5}
+    settings: dict[str, Any] = {"rate_limit": "100000/minute", "max_upload_bytes": 20 * 1024**2, "drain_timeout": 0.5}
     with Server(state, console=False, **settings) as running:
         yield running
         assert '"level": "error"' not in running.log, running.log

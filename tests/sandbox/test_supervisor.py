@@ -370,7 +370,7 @@ async def test_limits_of_a_program_are_those_of_the_policy_at_most(tmp_path: Pat
             said, _ = await asyncio.gather(text_of(read), running.supervisor.finish(started, "own"))
             files, size, scratch = map(int, said.split())
             assert (files, size) == expected[:2]
-            assert kind == "separate" or scratch == expected[2]
+            assert scratch == expected[2]
 
 
 async def test_a_program_that_is_relieved_goes_on(tmp_path: Path) -> None:

@@ -35,8 +35,19 @@ class Span(Protocol):
 class Tracing(Protocol):
     """Where spans are made."""
 
-    def span(self, name: str, attributes: Mapping[str, Value] | None = None) -> AbstractContextManager[Span]:
-        """A span as long as the ``with`` block, below the one around it; it has failed if the block raises."""
+    def span(
+        self, name: str, attributes: Mapping[str, Value] | None = None, *, is_first: bool = False
+    ) -> AbstractContextManager[Span]:
+        """A span as long as the ``with`` block; it has failed if the block raises.
+
+        Args:
+            attributes: What there is to say from the beginning.
+            is_first: It begins a trace of its own; otherwise it is below the one around it.
+        """
+        ...
+
+    def note(self, name: str, value: Value) -> None:
+        """As :meth:`Span.set`, of the span around who calls; nothing without one."""
         ...
 
     def close(self) -> None:
@@ -56,8 +67,13 @@ def tracing_of(settings: ServerSettings) -> Tracing:
 class NoTracing:
     """Spans that are nothing."""
 
-    def span(self, name: str, attributes: Mapping[str, Value] | None = None) -> AbstractContextManager[Span]:
+    def span(
+        self, name: str, attributes: Mapping[str, Value] | None = None, *, is_first: bool = False
+    ) -> AbstractContextManager[Span]:
         return _NO_SPAN
+
+    def note(self, name: str, value: Value) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -86,11 +102,18 @@ class OtelTracing:
         self._tracer = self._provider.get_tracer("ipybox")
 
     @contextmanager
-    def span(self, name: str, attributes: Mapping[str, Value] | None = None) -> Iterator[Span]:
+    def span(
+        self, name: str, attributes: Mapping[str, Value] | None = None, *, is_first: bool = False
+    ) -> Iterator[Span]:
+        from opentelemetry.context import Context
         from opentelemetry.trace import StatusCode
 
         with self._tracer.start_as_current_span(
-            name, attributes=attributes, record_exception=False, set_status_on_exception=False
+            name,
+            context=Context() if is_first else None,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             try:
                 yield _OtelSpan(span)
@@ -99,6 +122,11 @@ class OtelTracing:
                 span.set_attribute("error.type", type(error).__name__)
                 span.set_status(StatusCode.ERROR, type(error).__name__)
                 raise
+
+    def note(self, name: str, value: Value) -> None:
+        from opentelemetry.trace import get_current_span
+
+        _OtelSpan(get_current_span()).set(name, value)
 
     def close(self) -> None:
         self._provider.shutdown()

@@ -157,7 +157,7 @@ async def events(
     return EventList(items=[EventAnswer.of(each) for each in found], is_final=is_final)
 
 
-@router.post("/{execution_id}/interrupt", responses=problems(404), operation_id="interrupt")
+@router.post("/{execution_id}/interrupt", responses=problems(404, 409), operation_id="interrupt")
 async def interrupt(request: Request, plane: Plane, principal: Executor, execution_id: ExecutionId) -> Interrupted:
     """Interrupt an execution, as Ctrl-C does; one that does not heed it is killed some seconds later."""
     act(request, "execution.interrupt", execution_id)

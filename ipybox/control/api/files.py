@@ -75,7 +75,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("", responses=problems(404), operation_id="list_files")
+@router.get("", responses=problems(404, 409), operation_id="list_files")
 async def list_files(
     plane: Plane,
     principal: Reader,
@@ -121,7 +121,7 @@ async def put(
     "/{file_path:any_path}",
     response_class=StreamingResponse,
     response_model=None,
-    responses={**_CONTENT, **problems(404, 416, 502)},
+    responses={**_CONTENT, **problems(404, 409, 416, 502)},
     operation_id="download_file",
 )
 async def download(

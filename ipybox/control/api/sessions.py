@@ -91,7 +91,7 @@ async def get(plane: Plane, principal: Reader, session_id: SessionId) -> Session
     return SessionAnswer.of(await plane.sessions.get(principal, session_id))
 
 
-@router.post("/{session_id}/terminate", responses=problems(404), operation_id="terminate_session")
+@router.post("/{session_id}/terminate", responses=problems(404, 409), operation_id="terminate_session")
 async def terminate(request: Request, plane: Plane, principal: Executor, session_id: SessionId) -> SessionAnswer:
     """End a session and keep its record and its files. Does nothing to one that has ended."""
     act(request, "session.terminate", session_id)
@@ -127,7 +127,7 @@ async def install(
     return SessionAnswer.of(session)
 
 
-@router.delete("/{session_id}", status_code=204, responses=problems(404), operation_id="delete_session")
+@router.delete("/{session_id}", status_code=204, responses=problems(404, 409, 502), operation_id="delete_session")
 async def delete(request: Request, plane: Plane, principal: Executor, session_id: SessionId) -> Response:
     """End a session and forget it, with its executions and files."""
     act(request, "session.delete", session_id)

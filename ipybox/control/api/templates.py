@@ -50,7 +50,7 @@ async def create(
 
     async def make(planned: Planned | None) -> Made:
         try:
-            made = await plane.templates.add(template)
+            made = await plane.templates.add(principal, template)
         except ConflictError:
             if planned is None or not planned.is_again:
                 raise

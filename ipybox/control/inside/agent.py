@@ -21,10 +21,10 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from ipybox.control.inside import families
-from ipybox.control.inside.cells import BACKEND, LOST, Cells
+from ipybox.control.inside.cells import LOST, Cells
 from ipybox.control.inside.executions import Execution, Ground
 from ipybox.control.inside.outputs import Line
-from ipybox.control.inside.places import REPLIES, REQUESTS, WORKSPACE, body_limit
+from ipybox.control.inside.places import BACKEND, REPLIES, REQUESTS, WORKSPACE, body_limit
 from ipybox.kernel_mgr import preload
 from ipybox.kernel_mgr.import_guard import guarded
 from ipybox.process import child_setup, late_site
@@ -36,11 +36,15 @@ from ipybox.session.inside_loop import CHUNK, InsideLoop
 MODULE = __name__
 SETTINGS = "IPYBOX_AGENT"
 """Variable in which an agent finds what concerns its own session; nothing that it starts has it."""
-_IMPORTS = (
-    *("asyncio", "contextlib", "dataclasses", "random", "re", "tempfile", "unittest", "uuid"),
+_IMPORTS = ("asyncio", "contextlib", "dataclasses", "random", "re", "tempfile", "unittest", "uuid")
+"""What code uses often; imported once for all sandboxes, as IPython is."""
+_MACHINERY = (
     "ipybox.control.inside.interpreter",
+    *("IPython.core.completer", "IPython.core.completerlib", "IPython.core.logger", "IPython.core.oinspect"),
+    *("IPython.core.magics.execution", "IPython.utils.wildcard", "hashlib", "pygments.formatters.terminal256"),
+    *("stack_data", "unicodedata"),
 )
-"""What code uses often, and IPython; imported once for all sandboxes."""
+"""IPython, and what it imports until its first result and error. Some come and go with its versions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,9 @@ def prepare(text: str, path: Sequence[str], tell: Callable[[str], None]) -> None
     with guarded() if "ipybox.sandbox.launcher" in sys.modules else nullcontext():
         for name in _IMPORTS:
             import_module(name)
+        for name in _MACHINERY:
+            with suppress(ImportError):
+                import_module(name)
         if settings.preload:
             sys.path[:0] = [entry for entry in path if entry not in sys.path]
             preload.load(settings.preload, tell)

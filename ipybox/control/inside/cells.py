@@ -14,9 +14,10 @@ from functools import partial
 from resource import struct_rusage
 from typing import Any
 
-from ipybox.control.inside import cold, families, python_process, results
+from ipybox.control.inside import families, python_process, results
 from ipybox.control.inside.executions import INTERRUPT_GRACE, MESSAGE, Ground, Process, Say, cold_command, used
 from ipybox.control.inside.outputs import CHUNK, Line, Output
+from ipybox.control.inside.places import FIRST, SECOND
 from ipybox.process import warden
 from ipybox.session.frames import Decoder, FrameError, frame, value
 from ipybox.session.inside_loop import Timer
@@ -25,8 +26,6 @@ _LATE = 1024 * 1024
 """Bytes that are kept of what is written while no cell runs; the next one tells them."""
 _SHOWN = ("display", "result", "error", "clear", "truncated")
 _COUNTED = ("cpu_ms", "read_bytes", "write_bytes")
-BACKEND = "module://matplotlib_inline.backend_inline"
-"""matplotlib's backend that shows figures at the end of a cell."""
 LOST = "its interpreter had ended before, so variables of earlier cells are lost"
 """What a cell's stderr says first where that is so."""
 
@@ -64,9 +63,9 @@ class Cells:
 
         def become() -> None:
             if is_cold:
-                python_process.place({cold.FIRST: its_control, cold.SECOND: its_shown})
+                python_process.place({FIRST: its_control, SECOND: its_shown})
                 python_process.become_program(command, env)
-            from ipybox.control.inside import interpreter
+            from ipybox.control.inside import interpreter  # IPython, which the host has no use for
 
             for fd in (its_control, its_shown):
                 os.set_inheritable(fd, False)

@@ -9,16 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import NoReturn
 
-from ipybox.control.inside import handler, python_process, results
+from ipybox.control.inside import handler, interpreter, python_process, results
+from ipybox.control.inside.places import FIRST, SECOND
 from ipybox.process.late_site import PythonFacts
-
-FIRST: Final = 3
-"""Descriptor from which a handler is read; of an interpreter's line for cells."""
-SECOND: Final = 4
-"""Descriptor at which a handler answers; of an interpreter's line for what is shown."""
-MODULE = __name__
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -29,8 +24,6 @@ def main(arguments: Sequence[str]) -> NoReturn:
     python = PythonFacts(**json.loads(facts))
     if what == "interpreter":
         main_module = python_process.become_python(dict(os.environ), python, "ipybox-python")
-        from ipybox.control.inside import interpreter
-
         interpreter.serve(main_module, FIRST, SECOND, int(rest[0]))
     with os.fdopen(FIRST, "rb") as file:
         request = json.loads(file.read())

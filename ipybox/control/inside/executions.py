@@ -13,8 +13,9 @@ from functools import partial
 from resource import struct_rusage
 from typing import Any
 
-from ipybox.control.inside import cold, families, handler, javascript, python_process, results
+from ipybox.control.inside import families, handler, javascript, python_process, results
 from ipybox.control.inside.outputs import CHUNK, Line, Output
+from ipybox.control.inside.places import COLD, FIRST, SECOND
 from ipybox.process import bootstrap
 from ipybox.process.late_site import PythonFacts
 from ipybox.session.frames import Decoder, FrameError, value
@@ -215,7 +216,7 @@ class Execution:
             command = cold_command(self._ground, "handler")
 
             def start() -> None:
-                python_process.place({cold.FIRST: read, cold.SECOND: theirs})
+                python_process.place({FIRST: read, SECOND: theirs})
                 python_process.become_program(command, env)
 
             return start
@@ -359,7 +360,7 @@ def cold_command(ground: Ground, *arguments: str) -> list[str]:
     assert python is not None
     return bootstrap.command(
         sys.executable,
-        cold.MODULE,
+        COLD,
         json.dumps(asdict(python)),
         *arguments,
         sites=python.sites,

@@ -20,9 +20,9 @@ from IPython.core.profiledir import ProfileDir
 from traitlets.config import Config
 
 from ipybox.control.inside import python_process, results
-from ipybox.control.inside.cells import BACKEND
 from ipybox.control.inside.displays import Publisher, ResultHook, Shower
 from ipybox.control.inside.interrupts import Interrupts
+from ipybox.control.inside.places import BACKEND
 from ipybox.process import late_site
 from ipybox.sandbox.access import SANDBOX_HOME
 from ipybox.session.frames import Decoder, frame, texts

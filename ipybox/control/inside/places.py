@@ -18,6 +18,14 @@ REQUESTS: Final = 3
 """Descriptor of the agent: a pipe that requests come from."""
 REPLIES: Final = 4
 """Descriptor of the agent: a pipe that replies go to."""
+FIRST: Final = 3
+"""Descriptor from which a handler of its own Python is read, or its interpreter's cells."""
+SECOND: Final = 4
+"""Descriptor at which such a handler answers, or such an interpreter shows things."""
+COLD: Final = "ipybox.control.inside.cold"
+"""The module that such a Python runs."""
+BACKEND: Final = "module://matplotlib_inline.backend_inline"
+"""matplotlib's backend that shows figures at the end of a cell."""
 HANDLER_FILE: Final = "<handler>"
 """What tracebacks call the code of a handler."""
 

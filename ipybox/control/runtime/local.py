@@ -58,10 +58,19 @@ class LocalHost:
         max_output_bytes: Bytes of each output of an execution, of all that it shows, and of its return value.
         default_index: Where packages come from if nothing else is said: the URL of an index, which may have a private
             address, or a ``file://`` URL of a directory with wheels. None is PyPI. Other indexes have to be public.
+        on_denied: Called for each connection that a session wants and is denied.
     """
 
-    def __init__(self, root: Path, *, max_output_bytes: int, default_index: str | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        max_output_bytes: int,
+        default_index: str | None = None,
+        on_denied: Callable[[], None] = lambda: None,
+    ) -> None:
         self._root, self._output_bytes, self._default_index = root, max_output_bytes, default_index
+        self._on_denied = on_denied
         self._installing: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         self._processors = Processors()
         self._starts = asyncio.Semaphore(_STARTS_PER_PROCESSOR * (os.cpu_count() or 1))
@@ -206,6 +215,7 @@ class LocalHost:
         session = self._sessions.get(event.tag)
         if session is not None and not event.allowed:
             session.denied(event.host)
+            self._on_denied()
 
     async def install(
         self,

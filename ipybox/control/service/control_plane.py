@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -16,8 +16,9 @@ from ipybox import __version__
 from ipybox.control.access.audit import AuditLog
 from ipybox.control.access.keys import KeyRing
 from ipybox.control.access.metrics import ServerMetrics
+from ipybox.control.access.tracing import Tracing, tracing_of
 from ipybox.control.db.database import Database
-from ipybox.control.errors import ControlError
+from ipybox.control.errors import ControlError, RecordNotFoundError
 from ipybox.control.records import Json
 from ipybox.control.runtime.local import LocalHost
 from ipybox.control.service.executions import Executions
@@ -74,6 +75,7 @@ class ControlPlane:
         settings = self.settings
         try:
             state = self._stack.enter_context(StateDirectory(settings.state_dir))
+            tracing = await self._trace()
             self.db = await self._stack.enter_async_context(Database(settings.database))
             self.audit = await self._stack.enter_async_context(AuditLog(self.db.audit))
             self.keys = await self._stack.enter_async_context(KeyRing(self.db.keys))
@@ -97,15 +99,16 @@ class ControlPlane:
                     state.root,
                     max_output_bytes=settings.max_output_bytes,
                     default_index=settings.package_index or None,
+                    on_denied=self.metrics.denied_hosts.inc,
                 )
             )
             self.templates = Templates(self.db, self.host, state.packages)
             self._stack.push_async_callback(self.templates.close)
             self.sessions = Sessions(
-                settings, self.db, self.host, self.workspaces, self.templates, self.metrics, state.node
+                settings, self.db, self.host, self.workspaces, self.templates, self.metrics, state.node, tracing
             )
             self._stack.push_async_callback(self.sessions.close)
-            self.executions = Executions(settings, self.db, self.sessions, self.workspaces, self.metrics)
+            self.executions = Executions(settings, self.db, self.sessions, self.workspaces, self.metrics, tracing)
             self.sessions.dependents = self.executions
             self._stack.push_async_callback(self._drain)
             self.files = Files(settings, self.sessions, self.workspaces)
@@ -174,6 +177,12 @@ class ControlPlane:
         """Compares what should be with what is, as at the start."""
         return await self.recovery.run()
 
+    async def _trace(self) -> Tracing:
+        # In threads: it is loaded only where it is wanted, and its end waits for whoever collects.
+        tracing = await asyncio.to_thread(tracing_of, self.settings)
+        self._stack.push_async_callback(asyncio.to_thread, tracing.close)
+        return tracing
+
     async def _drain(self) -> None:
         self.begin_to_stop()
         assert self._draining is not None
@@ -195,7 +204,8 @@ class ControlPlane:
         await self.recovery.remove_orphans(Found())
         before = now() - timedelta(seconds=self.settings.keep_ended_sessions)
         for session_id in await self.db.sessions.ended_before(before):
-            await self.sessions.forget(session_id)
+            with suppress(RecordNotFoundError):  # another server has forgotten it
+                await self.sessions.forget(session_id)
         await self.db.answers.forget_before(now() - _KEEP_ANSWERS)
 
     def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from ipybox.control.errors import ConflictError, RecordNotFoundError
 from ipybox.control.records import ExecutionEvent
 from ipybox.control.service.ids import now
+from ipybox.control.service.retries import Retries
 from ipybox.process.teardown import to_the_end
 
 Append = Callable[[str, Sequence[ExecutionEvent]], Awaitable[None]]
@@ -32,13 +33,14 @@ class EventLog:
     Args:
         execution_id: Whose they are.
         append: Writes a batch.
+        retries: Until when that is tried.
         display_bytes: Room for what is shown besides text; what has none is left out, and an event says so.
         first: Number of the first one.
     """
 
-    def __init__(self, execution_id: str, append: Append, display_bytes: int, first: int = 1) -> None:
+    def __init__(self, execution_id: str, append: Append, retries: Retries, display_bytes: int, first: int = 1) -> None:
         self.execution_id = execution_id
-        self._append, self._room = append, display_bytes
+        self._append, self._retries, self._room = append, retries, display_bytes
         self._next = first
         self._waiting: list[ExecutionEvent] = []
         self._tried = 0
@@ -79,10 +81,8 @@ class EventLog:
             self._timer.cancel()
         if self._task is not None:
             await asyncio.wait([self._task])
-        while self._tried:
-            await self._write()
-            if self._tried:
-                await asyncio.sleep(_AGAIN)
+        if self._tried:
+            await self._retries.until_taken(self._write_surely, f"what {self.execution_id} said")
         return tuple(self._waiting)
 
     def end_event(self, data: Mapping[str, Any]) -> ExecutionEvent:
@@ -127,6 +127,11 @@ class EventLog:
         self._timer = None
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(to_the_end(self._write()))
+
+    async def _write_surely(self) -> None:
+        await self._write()
+        if self._tried and self.failure is not None:
+            raise self.failure
 
     async def _write(self) -> None:
         async with self._turn:

@@ -13,6 +13,7 @@ from structlog.contextvars import bind_contextvars
 
 from ipybox.control.access.metrics import ServerMetrics
 from ipybox.control.access.scopes import Principal
+from ipybox.control.access.tracing import Tracing
 from ipybox.control.db.database import Database
 from ipybox.control.errors import (
     ConflictError,
@@ -27,7 +28,7 @@ from ipybox.control.service import ids
 from ipybox.control.service.event_log import EventLog
 from ipybox.control.service.ids import now
 from ipybox.control.service.requests import NewExecution
-from ipybox.control.service.retries import until_taken
+from ipybox.control.service.retries import NOT_NOW
 from ipybox.control.service.sessions import Sessions
 from ipybox.control.settings import ServerSettings
 from ipybox.control.states import ExecutionKind, ExecutionStatus, Reason, SessionMode
@@ -39,7 +40,8 @@ log = logging.getLogger("ipybox.control")
 _UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
 _KINDS = {"shell": ExecutionKind.SHELL, "javascript": ExecutionKind.JAVASCRIPT}
 _LOOK_SECONDS = 0.05
-_STOP_SECONDS = 10.0
+_ELSEWHERE_SECONDS = 0.25
+_STOP_SECONDS = 2.0
 _PAGE = 500
 _Ending = tuple[ExecutionStatus, Reason, str]
 
@@ -70,13 +72,20 @@ class Executions:
         db: Where they are kept.
         sessions: What they run in.
         workspaces: Where files come and go meanwhile.
+        tracing: Where spans of them are made.
     """
 
     def __init__(
-        self, settings: ServerSettings, db: Database, sessions: Sessions, workspaces: Workspaces, meters: ServerMetrics
+        self,
+        settings: ServerSettings,
+        db: Database,
+        sessions: Sessions,
+        workspaces: Workspaces,
+        meters: ServerMetrics,
+        tracing: Tracing,
     ) -> None:
         self._settings, self._db, self._sessions = settings, db, sessions
-        self._workspaces, self._meters = workspaces, meters
+        self._workspaces, self._meters, self._tracing = workspaces, meters, tracing
         self._active: dict[str, _Active] = {}
         self._of_session: dict[str, set[str]] = {}
         self._taking: set[str] = set()
@@ -170,17 +179,42 @@ class Executions:
                     await active.done.wait()
             except TimeoutError:
                 return False
+        elif not self._stopping and not await self._wait_elsewhere(execution_id, seconds):
+            return False
         is_left = active.is_left if active is not None else self._stopping
         if is_left and not (await self._db.executions.get(execution_id)).status.is_final:
             text = f"the server is about to stop; {execution_id} is kept, and runs after the restart"
             raise NoCapacityError(text, retry_after=10.0)
         return True
 
+    async def _wait_elsewhere(self, execution_id: str, seconds: float) -> bool:
+        """The same for one that this server does not run: another one does, or will."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while True:
+                    if self._stopping or await self._is_over(execution_id):
+                        return True
+                    await asyncio.sleep(_ELSEWHERE_SECONDS)
+        return False
+
+    async def _is_over(self, execution_id: str) -> bool:
+        """Whether it is finished, so that all that it said is in the database, or was removed."""
+        try:
+            return (await self._db.executions.get(execution_id)).status.is_final
+        except RecordNotFoundError:
+            return True
+
     async def interrupt(self, principal: Principal, execution_id: str) -> bool:
-        """What Ctrl-C does; False when it is finished."""
+        """What Ctrl-C does; False when it is finished.
+
+        Raises:
+            ConflictError: It runs on another server.
+        """
         execution = await self.get(principal, execution_id)
         active = self._active.get(execution.id)
         if active is None:
+            if not execution.status.is_final:
+                self._sessions.refuse_elsewhere(await self._sessions.get(principal, execution.session_id))
             return False
         if active.running is None:
             active.ending = ExecutionStatus.FAILED, Reason.INTERRUPTED, "it was interrupted before it began"
@@ -198,7 +232,7 @@ class Executions:
 
     async def events(self, execution_id: str, after: int, limit: int) -> tuple[tuple[ExecutionEvent, ...], bool]:
         """Events after a number, and whether no more will come after these."""
-        is_over = execution_id not in self._active
+        is_over = await self._is_over(execution_id)
         found = await self._db.events.after(execution_id, after, limit)
         return found, is_over and len(found) < limit
 
@@ -207,6 +241,7 @@ class Executions:
         while True:
             active = self._active.get(execution_id)
             progress = active.events.progress() if active is not None else None
+            is_over = active is None and await self._is_over(execution_id)
             found = await self._db.events.after(execution_id, after, _PAGE)
             for event in found:
                 after = event.seq
@@ -215,8 +250,10 @@ class Executions:
                     return
             if found:
                 continue
-            if progress is None:
+            if is_over:
                 return
+            if progress is None:  # another server runs it, and nobody tells
+                progress, quiet = asyncio.Event(), min(quiet, _ELSEWHERE_SECONDS)
             try:
                 async with asyncio.timeout(quiet):
                     await progress.wait()
@@ -229,7 +266,7 @@ class Executions:
         """Has one run that has not begun."""
         active = _Active(
             execution.session_id,
-            EventLog(execution.id, self._db.events.append, self._settings.max_output_bytes * 2),
+            self._log(execution, self._settings.max_output_bytes * 2),
             asyncio.Event(),
         )
         self._active[execution.id] = active
@@ -298,10 +335,9 @@ class Executions:
                 active.work.cancel()
         if rest:
             done = asyncio.gather(*(active.done.wait() for active in rest))
-            await asyncio.wait([done], timeout=_STOP_SECONDS)  # the database may be gone, and this is all that can be
-            if not done.done():
-                log.warning("executions are left as they are written down", extra={"count": len(rest)})
-                done.cancel()
+            await asyncio.wait([done], timeout=_STOP_SECONDS)
+            self._sessions.retries.give_up()  # the database may be gone
+            await done
 
     def hurry(self) -> None:
         """Has :meth:`drain` wait no longer."""
@@ -324,22 +360,16 @@ class Executions:
     async def _carry_out(self, execution: Execution, active: _Active) -> None:
         """From the waiting to the result, whatever happens."""
         bind_contextvars(execution_id=execution.id, session_id=execution.session_id)
+        said = {"execution.id": execution.id, "session.id": execution.session_id, "kind": execution.kind.value}
         try:
-            try:
-                await self._run(execution, active)
-            except asyncio.CancelledError:
-                if active.ending is None:
-                    active.is_left = True  # it has not begun, and the server stops: the next one has it run
-                    return
-                await to_the_end(self._finish(execution, *active.ending, events=active.events))
-            except RecordNotFoundError:
-                return  # it was removed with its session
-            except Exception as error:
-                log.exception("an execution failed", extra={"execution_id": execution.id})
-                detail = f"the server failed: {type(error).__name__}: {error}"
-                await to_the_end(
-                    self._finish(execution, ExecutionStatus.CRASHED, Reason.SANDBOX_ENDED, detail, active.events)
-                )
+            with self._tracing.span("execution", said, is_first=True):
+                await self._run_or_say_why(execution, active)
+        except RecordNotFoundError:
+            pass  # it was removed with its session
+        except NOT_NOW as error:
+            log.warning("an execution is left as it is written down: %s", error)
+        except Exception:
+            log.exception("an execution is left as it is written down")
         finally:
             self._active.pop(execution.id, None)
             others = self._of_session.get(execution.session_id)
@@ -350,6 +380,21 @@ class Executions:
             self._sessions.touch(execution.session_id)
             active.done.set()
             active.events.wake()
+
+    async def _run_or_say_why(self, execution: Execution, active: _Active) -> None:
+        try:
+            await self._run(execution, active)
+        except asyncio.CancelledError:
+            if active.ending is None:
+                active.is_left = True  # it has not begun, and the server stops: the next one has it run
+                return
+            await to_the_end(self._finish(execution, *active.ending, events=active.events))
+        except (RecordNotFoundError, *NOT_NOW):
+            raise
+        except Exception as error:
+            log.exception("an execution failed", extra={"execution_id": execution.id})
+            why = f"the server failed: {type(error).__name__}: {error}"
+            await to_the_end(self._finish(execution, ExecutionStatus.CRASHED, Reason.SANDBOX_ENDED, why, active.events))
 
     async def _run(self, execution: Execution, active: _Active) -> None:
         running = await self._sessions.running(execution.session_id)
@@ -369,7 +414,9 @@ class Executions:
     async def _run_to_the_end(
         self, execution: Execution, active: _Active, running: RunningSession, before: Any
     ) -> None:
-        began = await until_taken(lambda: self._db.executions.start(execution.id, now()), "the start of an execution")
+        began = await self._sessions.retries.until_taken(
+            lambda: self._db.executions.start(execution.id, now()), "the start of an execution"
+        )
         if began is None and (await self._db.executions.get(execution.id)).status.is_final:
             return  # somebody has ended it; otherwise the word of its start was lost
         if active.ending is not None:
@@ -436,7 +483,7 @@ class Executions:
     ) -> None:
         """Writes down an end without a result."""
         if events is None:
-            events = EventLog(execution.id, self._db.events.append, 0, execution.events + 1)
+            events = self._log(execution, 0, execution.events + 1)
         duration = None
         if execution.started_at is not None:
             duration = (now() - execution.started_at).total_seconds()
@@ -456,14 +503,18 @@ class Executions:
             truncated=events.truncated,
         )
 
+    def _log(self, execution: Execution, display_bytes: int, first: int = 1) -> EventLog:
+        return EventLog(execution.id, self._db.events.append, self._sessions.retries, display_bytes, first)
+
     async def _commit(self, execution: Execution, events: EventLog, **facts: Any) -> None:
         """Writes the result with the last events; what the database does not take is tried until it does."""
         last = await events.take_last()
         end = events.end_event({"status": facts["status"].value, "reason": facts["reason"] and facts["reason"].value})
-        await until_taken(
+        await self._sessions.retries.until_taken(
             lambda: self._db.executions.finish(execution.id, completed_at=now(), last_events=(*last, end), **facts),
             f"the result of {execution.id}",
         )
+        self._tracing.note("status", facts["status"].value)
         self._meters.executions.labels(execution.kind.value, facts["status"].value).inc()
         self._meters.events.inc(end.seq)
         if facts["execution_time"] is not None:

@@ -16,7 +16,8 @@ from ipybox.control.storage.workspaces import Workspaces
 class Files:
     """Reads and writes workspaces for those whose sessions they belong to.
 
-    Files of a session that has ended can be read until it is forgotten; they can't be changed.
+    Files of a session that has ended can be read until it is forgotten; they can't be changed. All of it is refused
+    with a ``ConflictError`` for sessions of another server.
     """
 
     def __init__(self, settings: ServerSettings, sessions: Sessions, workspaces: Workspaces) -> None:
@@ -43,7 +44,7 @@ class Files:
         Raises:
             WorkspaceFileError: There is none, or it is no file.
         """
-        session = await self._sessions.get(principal, session_id)
+        session = await self._here(principal, session_id)
         self._sessions.touch(session.id)
         return await self._workspaces.open(session.id, path)
 
@@ -51,7 +52,7 @@ class Files:
         self, principal: Principal, session_id: str, path: str, *, limit: int, recursive: bool
     ) -> list[StoredFile]:
         """What is in a directory."""
-        session = await self._sessions.get(principal, session_id)
+        session = await self._here(principal, session_id)
         return await self._workspaces.list(session.id, path, limit=limit, recursive=recursive)
 
     async def delete(self, principal: Principal, session_id: str, path: str) -> None:
@@ -62,11 +63,16 @@ class Files:
 
     async def presigned(self, principal: Principal, session_id: str, path: str) -> str | None:
         """A URL of the object store from which a file can be had for a while; None without one."""
-        session = await self._sessions.get(principal, session_id)
+        session = await self._here(principal, session_id)
         return await self._workspaces.presigned(session.id, path)
 
-    async def _alive(self, principal: Principal, session_id: str) -> Session:
+    async def _here(self, principal: Principal, session_id: str) -> Session:
         session = await self._sessions.get(principal, session_id)
+        self._sessions.refuse_elsewhere(session)  # its files are on that one's disk
+        return session
+
+    async def _alive(self, principal: Principal, session_id: str) -> Session:
+        session = await self._here(principal, session_id)
         if session.status not in ALIVE:
             raise ConflictError(f"the session {session_id!r} is {session.status.value}; its files can be read only")
         return session

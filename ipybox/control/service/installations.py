@@ -10,7 +10,7 @@ from ipybox.control.errors import InstallError
 from ipybox.control.records import Dependency, InstalledDependency, Session
 from ipybox.control.runtime.host import SessionHost
 from ipybox.control.service.ids import now
-from ipybox.control.service.retries import until_taken
+from ipybox.control.service.retries import Retries
 from ipybox.control.states import InstallStatus, SessionStatus
 from ipybox.control.storage.workspaces import Workspaces
 from ipybox.process.teardown import to_the_end
@@ -21,8 +21,8 @@ _ALIVE = (SessionStatus.CREATING, SessionStatus.RUNNING)
 class Installations:
     """Installs packages, and writes down what came of it, whatever that is."""
 
-    def __init__(self, db: Database, host: SessionHost, workspaces: Workspaces) -> None:
-        self._db, self._host, self._workspaces = db, host, workspaces
+    def __init__(self, db: Database, host: SessionHost, workspaces: Workspaces, retries: Retries) -> None:
+        self._db, self._host, self._workspaces, self._retries = db, host, workspaces, retries
 
     async def of_new(self, session: Session) -> None:
         """Installs what a new session has asked for, if it is not there.
@@ -101,7 +101,7 @@ class Installations:
     async def call_off(self, session_id: str) -> None:
         """Says of a session that ends that its packages will not be installed any more."""
         failed, text = InstallStatus.FAILED, "the session ended before"
-        await until_taken(
+        await self._retries.until_taken(
             lambda: self._db.sessions.change(
                 session_id, expect_install=(InstallStatus.INSTALLING,), install_status=failed, install_error=text
             ),
@@ -117,6 +117,6 @@ class Installations:
         return session.install_status is InstallStatus.COMPLETED and not is_there
 
     async def _note(self, session_id: str, **facts: Any) -> None:
-        await until_taken(
+        await self._retries.until_taken(
             lambda: self._db.sessions.change(session_id, expect=_ALIVE, **facts), f"the packages of {session_id}"
         )

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ipybox.control.access.metrics import ServerMetrics
 from ipybox.control.access.scopes import Principal
+from ipybox.control.access.tracing import Tracing
 from ipybox.control.db.database import Database
 from ipybox.control.db.sessions import SessionFilter
 from ipybox.control.errors import (
@@ -30,7 +31,7 @@ from ipybox.control.service import bounds, ids
 from ipybox.control.service.ids import now
 from ipybox.control.service.installations import Installations
 from ipybox.control.service.requests import NewSession
-from ipybox.control.service.retries import until_taken
+from ipybox.control.service.retries import Retries
 from ipybox.control.service.templates import Templates, refuse_runtime
 from ipybox.control.settings import ServerSettings
 from ipybox.control.states import InstallStatus, Reason, SessionMode, SessionStatus
@@ -44,7 +45,7 @@ ALIVE = (SessionStatus.CREATING, SessionStatus.RUNNING)
 _SHORT_LIFE = 2.0
 """Seconds; a sandbox that ends sooner than that after its start would only do it again."""
 _LIVES = 3
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 2.0
 _REASONS = {InstallError: Reason.DEPENDENCIES, StorageFullError: Reason.DISK_FULL}
 
 
@@ -98,6 +99,7 @@ class Sessions:
         host: What is.
         workspaces: Their files.
         node: This server's name, for sessions that are its own.
+        tracing: Where spans of their starts are made.
     """
 
     def __init__(
@@ -109,10 +111,12 @@ class Sessions:
         templates: Templates,
         metrics: ServerMetrics,
         node: str,
+        tracing: Tracing,
     ) -> None:
         self._settings, self._db, self._host, self._workspaces = settings, db, host, workspaces
-        self._templates, self._metrics, self.node = templates, metrics, node
-        self._installations = Installations(db, host, workspaces)
+        self._templates, self._metrics, self.node, self._tracing = templates, metrics, node, tracing
+        self.retries = Retries()
+        self._installations = Installations(db, host, workspaces, self.retries)
         self._live: dict[str, _Live] = {}
         self._making: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -214,6 +218,7 @@ class Sessions:
         """Ends it and keeps the record; does nothing to one that has ended."""
         session = await self.get(principal, session_id)
         if session.status in ALIVE:
+            self.refuse_elsewhere(session)
             await self.end(session.id, SessionStatus.TERMINATED, Reason.REQUESTED, "somebody asked for its end")
         return await self.get(principal, session_id)
 
@@ -221,6 +226,7 @@ class Sessions:
         """Ends it, and forgets it with its executions and files."""
         session = await self.get(principal, session_id)
         if session.status in ALIVE:
+            self.refuse_elsewhere(session)
             await self.end(session.id, SessionStatus.TERMINATED, Reason.REQUESTED, "somebody asked for its removal")
         await self.forget(session.id)
 
@@ -291,9 +297,14 @@ class Sessions:
             return live.touch(now())
         what, why = session.status.value, session.detail
         if session.status in ALIVE:
-            what = "about to end" if live is not None else f"on another server, {session.runtime_node}"
-            why = live.ending[2] if live is not None and live.ending is not None else None
+            self.refuse_elsewhere(session)
+            what, why = "about to end", live.ending[2] if live is not None and live.ending is not None else None
         raise ConflictError(f"the session {session.id!r} is {what}" + (f": {why}" if why else ""))
+
+    def refuse_elsewhere(self, session: Session) -> None:
+        """Raises :class:`ConflictError` for a session that another server of the same database looks after."""
+        if session.runtime_node not in (None, self.node):
+            raise ConflictError(f"the session {session.id!r} is on another server, {session.runtime_node}")
 
     def alive(self) -> Collection[str]:
         """Those that this server looks after, or is about to."""
@@ -352,12 +363,12 @@ class Sessions:
             await asyncio.wait(self._tasks)
         left = [asyncio.ensure_future(self._leave(*each)) for each in self._live.items()]
         if left:
-            _, late = await asyncio.wait(left, timeout=_STOP_SECONDS)
-            for each in late:  # the database may be gone; the next server sees to it
-                each.cancel()
+            await asyncio.wait(left, timeout=_STOP_SECONDS)
+            self.retries.give_up()  # the database may be gone
+            await asyncio.wait(left)
             for each in left:
-                if each.done() and each.exception() is not None:
-                    log.warning("a session is not written down: %s", each.exception())
+                if each.exception() is not None:
+                    log.warning("a session is left as it is written down: %s", each.exception())
         self._live.clear()
 
     async def _leave(self, session_id: str, live: _Live) -> None:
@@ -386,17 +397,24 @@ class Sessions:
         self._bring_up_soon(session.id, live)
 
     def _bring_up_soon(self, session_id: str, live: _Live) -> None:
-        live.work = asyncio.get_running_loop().create_task(self._bring_up(session_id, live))
+        live.work = asyncio.get_running_loop().create_task(self._bring_up_traced(session_id, live))
         self._keep(live.work)
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _bring_up_traced(self, session_id: str, live: _Live) -> None:
+        facts = {"session.id": session_id, "mode": live.mode.value}
+        with self._tracing.span("session.create", facts, is_first=True):
+            await self._bring_up(session_id, live)
+
     async def _bring_up(self, session_id: str, live: _Live) -> None:
         began = time.monotonic()
         try:
-            session = await until_taken(lambda: self._db.sessions.get(session_id), f"the start of {session_id}")
+            session = await self.retries.until_taken(
+                lambda: self._db.sessions.get(session_id), f"the start of {session_id}"
+            )
             running = await self._start(session, live)
         except (IpyboxError, OSError) as error:
             reason = next((why for kind, why in _REASONS.items() if isinstance(error, kind)), Reason.START_FAILED)
@@ -414,14 +432,14 @@ class Sessions:
             "started_at": session.started_at or now(),
         }
         try:
-            changed = await until_taken(
+            changed = await self.retries.until_taken(
                 lambda: self._db.sessions.change(
                     session_id, expect=(SessionStatus.CREATING,), status=SessionStatus.RUNNING, **facts
                 ),
                 f"the start of {session_id}",
             )
             if changed is None and live.ending is None:  # it says so already: the answer to the commit was lost
-                changed = await until_taken(
+                changed = await self.retries.until_taken(
                     lambda: self._db.sessions.change(session_id, expect=(SessionStatus.RUNNING,), **facts),
                     f"the start of {session_id}",
                 )
@@ -434,26 +452,31 @@ class Sessions:
         live.running, live.started = running, time.monotonic()
         live.up.set()
         self._metrics.session_start.observe(time.monotonic() - began)
+        self._tracing.note("status", SessionStatus.RUNNING.value)
         self._watch(session_id, live, running)
 
     async def _start(self, session: Session, live: _Live) -> RunningSession:
-        template = await until_taken(lambda: self._db.templates.get(session.template_id), f"the start of {session.id}")
-        files = await self._workspaces.create(session.id, is_new=session.epoch == 0)
-        await self._workspaces.restore(session.id)
-        warm = await self._templates.warm_spec(template)
-        await self._installations.of_new(session)
-        return await self._host.start(
-            SessionSpec(
-                id=session.id,
-                warm=warm,
-                workspace=files,
-                packages_dir=self._workspaces.packages(session.id),
-                mode=session.mode,
-                limits=session.limits,
-                network=session.network,
-                env_vars=session.env_vars,
-            )
+        template = await self.retries.until_taken(
+            lambda: self._db.templates.get(session.template_id), f"the start of {session.id}"
         )
+        self._tracing.note("template.id", template.id)
+        with self._tracing.span("session.place"):
+            files = await self._workspaces.create(session.id, is_new=session.epoch == 0)
+            await self._workspaces.restore(session.id)
+            warm = await self._templates.warm_spec(template)
+            await self._installations.of_new(session)
+        spec = SessionSpec(
+            id=session.id,
+            warm=warm,
+            workspace=files,
+            packages_dir=self._workspaces.packages(session.id),
+            mode=session.mode,
+            limits=session.limits,
+            network=session.network,
+            env_vars=session.env_vars,
+        )
+        with self._tracing.span("session.start"):
+            return await self._host.start(spec)
 
     # ---- coming to an end -----------------------------------------------------------------------------------------
 
@@ -476,7 +499,7 @@ class Sessions:
         await self._save_denied(session_id, running)
         detail = f"{ending.detail}; it was given another sandbox, without what was in /tmp"
         with suppress(RecordNotFoundError):
-            await until_taken(
+            await self.retries.until_taken(
                 lambda: self._db.sessions.change(
                     session_id,
                     expect=(SessionStatus.RUNNING,),
@@ -493,6 +516,7 @@ class Sessions:
         return live.ending is None and not self._stopping
 
     def _give_up(self, session_id: str, live: _Live, reason: Reason, detail: str) -> None:
+        self._tracing.note("status", SessionStatus.FAILED.value)
         if self._goes_on(live):
             self._end_soon(session_id, live, SessionStatus.FAILED, reason, detail[-4000:])
 
@@ -521,7 +545,7 @@ class Sessions:
             if self.dependents is not None:
                 await self.dependents.session_ended(session_id, reason, detail)
             with suppress(RecordNotFoundError):
-                await until_taken(
+                await self.retries.until_taken(
                     lambda: self._db.sessions.change(
                         session_id, expect=ALIVE, status=status, reason=reason, detail=detail, completed_at=now()
                     ),

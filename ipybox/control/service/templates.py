@@ -8,6 +8,7 @@ import json
 import logging
 import platform
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -62,19 +63,19 @@ class Templates:
         except RecordNotFoundError:
             at = now()
             version = ".".join(platform.python_version_tuple()[:2])
-            await self._db.templates.add(
-                Template(
-                    id=BUILT_IN,
-                    owner=SYSTEM,
-                    name="Python",
-                    image_url="ipybox",
-                    runtime_type=f"python{version}",
-                    limits=ResourceLimits(cpu_cores=4.0, memory_bytes=2 * 1024**3, max_processes=512),
-                    default_timeout=300,
-                    created_at=at,
-                    updated_at=at,
-                )
+            built_in = Template(
+                id=BUILT_IN,
+                owner=SYSTEM,
+                name="Python",
+                image_url="ipybox",
+                runtime_type=f"python{version}",
+                limits=ResourceLimits(cpu_cores=4.0, memory_bytes=2 * 1024**3, max_processes=512),
+                default_timeout=300,
+                created_at=at,
+                updated_at=at,
             )
+            with suppress(ConflictError):  # another server has made it just now
+                await self._db.templates.add(built_in)
         for template_id in {BUILT_IN, *also_warm}:
             try:
                 self.warm_up(await self._db.templates.get(template_id))
@@ -88,9 +89,10 @@ class Templates:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def add(self, template: Template) -> Template:
+    async def add(self, principal: Principal, template: Template) -> Template:
         """Keeps a new one. Raises :class:`ConflictError` when its id or its name is taken."""
         check_network(template.network)
+        _check_preload(principal, template)
         await self._db.templates.add(template)
         if template.warm:
             self.warm_up(template)
@@ -109,6 +111,7 @@ class Templates:
         old = await self._mine(principal, template_id)
         new = replace(old, **changes, updated_at=now())
         check_network(new.network)
+        _check_preload(principal, new)
         await self._db.templates.update(new)
         await self._cool(template_id)
         if new.warm and new.is_active:
@@ -194,6 +197,12 @@ class Templates:
                 )
                 await asyncio.to_thread(done.touch)
         return place
+
+
+def _check_preload(principal: Principal, template: Template) -> None:
+    """Packages of others are code of others; a warm Python that imports them stands before the sandboxes of many."""
+    if template.packages and template.preload and not principal.sees_all:
+        raise ForbiddenError("a template with packages that preloads modules needs the scope 'admin'")
 
 
 def runtime_problem(runtime_type: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def open_server(tmp_path_factory: pytest.TempPathFactory, results: tuple[Path, Path]) -> Iterator[Server]:
     """A server of the loopback, without keys."""
     state = tmp_path_factory.mktemp("open") / "state"
-    settings = {"rate_limit": "100000/minute", "drain_timeout": 0.5}
+    settings: dict[str, Any] = {"rate_limit": "100000/minute", "drain_timeout": 0.5}
     with Server(state, test_results=[str(path) for path in results], **settings) as running:
         yield running
     assert "Traceback" not in running.log, running.log

@@ -110,8 +110,8 @@ def test_a_second_installation_waits_for_the_first_or_is_a_conflict(packages: Ap
 def test_an_index_of_the_clients_own_is_no_way_into_the_servers_network(packages: Api, tmp_path: Path) -> None:
     with index(tmp_path, wheel(tmp_path / "wheels")) as (port, seen):
         for host in ("127.0.0.1", "localhost", "[::1]", "169.254.169.254"):
-            body = {"dependencies": [{"name": NAME}], "python_package_index_url": f"http://{host}:{port}/simple"}
-            session_id = packages.new_session(**body)
+            url = f"http://{host}:{port}/simple"
+            session_id = packages.new_session(dependencies=[{"name": NAME}], python_package_index_url=url)
             found = packages.session_when(session_id, "running", "failed")
             assert (found["status"], found["status_reason"]) == ("failed", "dependencies"), host
             packages.delete(f"/sessions/{session_id}")

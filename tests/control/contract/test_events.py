@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.control.serving import Api, Server
+
+pytestmark = pytest.mark.usefixtures("outlasting")
+"""Which waits for as long as one has to at least; a module that comes later asks for what became of it."""
 
 LINES = (
     "import time\ndef handler(event):\n    for n in range(event):\n        print('line', n, flush=True)\n        {}\n"
@@ -90,8 +94,6 @@ def test_a_stream_goes_on_where_it_broke(server: Server, session: str, by: str) 
 
 
 def test_many_who_follow_see_the_same(server: Server, session: str) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     execution_id = server.api().submit(session, SLOW, event=40)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: followed(server.api(), execution_id), range(4)))

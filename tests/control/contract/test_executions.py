@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.control.serving import HELLO, Api, Server
-
-
-@pytest.fixture(scope="module", autouse=True)
-def outlasting(server: Server) -> Iterator[Future[tuple[str, httpx.Response, float]]]:
-    """A session, the answer to a wait in it that was too short, and how long that took."""
-    api = server.api()
-    code = (
-        "import time, os\ndef handler(event):\n    while not os.path.exists('go'): time.sleep(0.05)\n    return 'went'"
-    )
-
-    def wait() -> tuple[str, httpx.Response, float]:
-        session_id = api.running_session()
-        query = {"sync_timeout": 10, "poll_interval": 0.1}
-        body = {"code": code, "timeout": 120}
-        began = time.monotonic()
-        answer = api.post(f"/executions/sessions/{session_id}/execute-sync", params=query, json=body)
-        return session_id, answer, time.monotonic() - began
-
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(wait)
+from tests.control.serving import HELLO, Api
 
 
 def test_a_handler_is_run_and_all_of_its_result_is_there(api: Api, own_session: str) -> None:
@@ -422,9 +400,6 @@ def test_an_execution_can_be_interrupted_while_its_session_comes_up(api: Api) ->
     assert api.post(f"/executions/{execution_id}/interrupt").json()["interrupted"] is True
     assert api.execution_when(execution_id)["status"] == "failed"
     api.delete(f"/sessions/{session_id}")
-
-
-# Last, as it has to wait for as long as may be waited at least, which the other tests need as well.
 
 
 def test_an_execution_that_outlasts_the_wait_goes_on(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from tests.control.serving import HELLO, Api, Server
@@ -75,6 +76,24 @@ def test_without_a_key_the_health_the_docs_and_the_schema_are_told(locked: Serve
     for path in ("/", "/docs", "/openapi.json"):
         assert api.get(locked.url + path).status_code == 200
     assert api.get(f"{locked.url}/metrics").status_code == 401
+
+
+def test_without_a_key_nothing_of_a_body_is_read(locked: Server) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(10_000):
+            yield b"x" * 65536
+        pytest.fail("all of it was read")
+
+    for method, path in (
+        ("PUT", "/sessions/x/files/y"),
+        ("POST", "/sessions/x/files/upload?path=y"),
+        ("POST", "/sessions"),
+    ):
+        try:
+            answer = locked.api().request(method, path, content=endless())
+        except httpx.TransportError:
+            continue  # the server has hung up while we were still sending
+        assert answer.status_code == 401
 
 
 def test_a_key_that_does_not_count_is_refused(locked: Server, admin: Api) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -14,7 +15,12 @@ from tests.control.serving import HELLO, Api, Server, eventually
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with room for three sessions, and for two executions in each."""
     state = tmp_path_factory.mktemp("small") / "state"
-    settings = {"max_sessions": 3, "max_executions_per_session": 2, "max_timeout": 60, "max_request_bytes": 20_000}
+    settings: dict[str, Any] = {
+        "max_sessions": 3,
+        "max_executions_per_session": 2,
+        "max_timeout": 60,
+        "max_request_bytes": 20_000,
+    }
     with Server(state, console=False, rate_limit="40 per 2 seconds", **settings) as running:
         yield running
 
@@ -74,29 +80,23 @@ def test_a_request_larger_than_the_setting_is_refused(small_api: Api) -> None:
 # ---- expiry -------------------------------------------------------------------------------------------------------
 
 
-def test_a_session_that_nobody_uses_expires_and_says_why(api: Api) -> None:
-    session_id = api.new_session(timeout=1)
-    found = api.session_when(session_id, "timeout", "completed", "failed", "terminated")
-    assert found["status_reason"] == "idle"
-    assert found["completed_at"] >= found["expires_at"]
-    answer = api.post(f"/executions/sessions/{session_id}/execute", json={"code": HELLO})
-    assert answer.status_code == 409
-    assert "not used" in answer.json()["detail"]
-    assert api.delete(f"/sessions/{session_id}").status_code == 204
-
-
-def test_a_session_in_which_code_runs_does_not_expire(api: Api) -> None:
+def test_a_session_expires_when_nobody_uses_it_and_says_why_and_not_while_code_runs(api: Api) -> None:
     session_id = api.new_session(timeout=1)
     idle = api.new_session(timeout=1)
     code = "import os, time\ndef handler(event):\n    while not os.path.exists('go'): time.sleep(0.02)"
     execution_id = api.submit(session_id, code, timeout=60)
-    assert api.session_when(idle, "timeout", "completed")["status_reason"] == "idle"
+    found = api.session_when(idle, "timeout", "completed", "failed", "terminated")
+    assert found["status_reason"] == "idle"
+    assert found["completed_at"] >= found["expires_at"]
+    answer = api.post(f"/executions/sessions/{idle}/execute", json={"code": HELLO})
+    assert answer.status_code == 409
+    assert "not used" in answer.json()["detail"]
     assert api.session(session_id)["status"] == "running"
     assert api.put(f"/sessions/{session_id}/files/go", content=b"").status_code == 200
     assert api.execution_when(execution_id)["status"] == "completed"
     assert api.session_when(session_id, "timeout", "completed")["status_reason"] == "idle"
     for each in (session_id, idle):
-        api.delete(f"/sessions/{each}")
+        assert api.delete(f"/sessions/{each}").status_code == 204
 
 
 def test_a_renewed_session_is_kept_for_longer_or_shorter(api: Api) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,8 +15,9 @@ import pytest
 
 from ipybox.control.runtime.local import LocalHost
 from ipybox.control.states import ExecutionStatus, Reason
-from ipybox.errors import PolicyError, PreloadError
-from tests.control.runtime.boxes import HANG, OUTPUT, Boxes, eventually
+from ipybox.errors import PolicyError, PreloadError, ProgramStartError
+from ipybox.sandbox.wall import NestedWall
+from tests.control.runtime.boxes import HANG, LIMITS, MIB, OUTPUT, Boxes, eventually
 from tests.processes import below
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio(loop_scope="module")]
@@ -105,6 +107,29 @@ async def test_a_wall_that_falls_takes_its_sessions_and_is_built_again(tmp_path:
             assert (await box.session.ended()).reason is Reason.SANDBOX_ENDED
         again = await boxes.make()
         assert await again.value("handler = lambda e: 1") == 1
+
+
+async def test_where_only_bubblewrap_makes_namespaces_sessions_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(wall: NestedWall) -> None:
+        raise ProgramStartError("not for plain programs")
+
+    monkeypatch.setattr(NestedWall, "open", refuse)
+    async with LocalHost(tmp_path, max_output_bytes=OUTPUT) as host:
+        boxes = Boxes(host, tmp_path)
+        one = await boxes.make(stateful=True, limits=replace(LIMITS, disk_bytes=4 * MIB))
+        two = await boxes.make()
+        assert host.health()["sandbox"] == "one bubblewrap per kernel"
+        (two.workspace / "secret").touch()
+        ran = await one.cell("x = 1\n!ls /run/sessions 2>&1; touch /run/packages/x 2>&1; touch mine; stat -fc %b /tmp")
+        assert "Permission denied" in ran.text()
+        assert "Read-only file system" in ran.text()
+        assert "secret" not in ran.text()
+        assert ran.text().splitlines()[-1] == "1024"
+        assert (one.workspace / "mine").exists()
+        assert (await one.cell("x")).shown("result")
+        assert await two.value("handler = lambda e: 2") == 2
 
 
 async def test_walls_that_are_asked_for_at_once_are_built_once(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,39 +11,21 @@ import pytest_asyncio
 
 from ipybox.control.storage.copies import Copies
 from ipybox.control.storage.workspaces import Workspaces
+from tests.control.object_store import CREDENTIALS, SECRET, ObjectStore, make_bucket
 
-SECRET = "wJalrXUtnFEMI-not-to-be-seen"
-_SERVER = """
-import os, sys, threading
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
-threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True)
-print(server.port, flush=True)
-server.serve_forever()
-"""
+__all__ = ["SECRET", "chunked", "make_bucket"]
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """URL of a server that ends with us, whatever becomes of us: it reads its standard input."""
+def s3_endpoint(object_store: ObjectStore) -> Iterator[str]:
+    """URL of a server, whose credentials are in the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [*os.environ]:
             if name.lower().endswith("_proxy") or name.startswith("AWS_"):
                 patch.delenv(name)
-        patch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        with subprocess.Popen(
-            [sys.executable, "-c", _SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "MOTO_S3_DEFAULT_MAX_KEYS": "20"},
-        ) as server:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-            server.stdin.close()
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        yield object_store.endpoint
 
 
 @pytest.fixture
@@ -73,8 +52,3 @@ async def workspaces(tmp_path: Path) -> AsyncIterator[Workspaces]:
 async def chunked(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part
-
-
-def make_bucket(endpoint: str, name: str) -> None:
-    with urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=30) as answer:
-        assert answer.status == 200

@@ -41,7 +41,7 @@ def test_what_waits_is_kept_and_runs_once_after_the_restart(mine: Server) -> Non
     for session_id, execution_id in made.items():
         ended = api.execution_when(execution_id)
         assert (ended["status"], ended["stdout"]) == ("completed", "x"), ended
-        assert api.session(session_id)["status"] == "running"
+        assert api.session_when(session_id, "running", "failed")["status"] == "running"
 
 
 def test_who_waits_for_a_result_gets_it_or_is_told_to_come_back(mine: Server) -> None:
