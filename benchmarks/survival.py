@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,23 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
-_ROOT = Path(__file__).resolve().parent.parent
-_IPYBOX = (sys.executable, "-c", "from ipybox.cli import main; main()")
+from benchmarks.survival_server import Server, ViolationError, adopt_orphans
+
 _CLIENTS = 6
 _TRUE_STATE = 10.0
 """Seconds within which everything has a true state after a restart."""
-_GONE = 2.0
 _FINAL = ("completed", "failed", "timeout", "crashed")
 _OVER = ("completed", "failed", "timeout", "terminated")
+_LOST = ("server_restarted", "server_stopped")
 _TEMPLATES = ("python", "small", "large")
 _KEPT = ("status", "status_reason", "stdout", "stderr", "return_value", "exit_code", "artifacts", "completed_at")
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-class ViolationError(Exception):
-    """A promise was broken."""
 
 
 class _DownError(Exception):
@@ -84,108 +76,13 @@ class _Key:
     made: str | None = None
 
 
-class Server:
-    """A server that is started, killed and started again over the same state."""
-
-    def __init__(self, place: Path, database: str | None) -> None:
-        self.state, self._log, self.temporary = place / "state", place / "log", place / "tmp"
-        self.temporary.mkdir()
-        self._env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "IPYBOX_"))}
-        self._env.update(
-            TMPDIR=str(self.temporary),
-            IPYBOX_RATE_LIMIT="1000000/second",
-            IPYBOX_CONSOLE="false",
-            IPYBOX_MIN_FREE_BYTES="1000000",
-            PYTHONPATH=str(_ROOT),
-            **({"IPYBOX_DATABASE_URL": database} if database else {}),
-        )
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = ""
-
-    def launch(self) -> None:
-        """Begins to start it."""
-        with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                [*_IPYBOX, "serve", "--port", "0", "--state-dir", str(self.state)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=self._env,
-            )
-
-    def wait_ready(self) -> None:
-        """Until it answers."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().decode().strip()
-        if not self.url.startswith("http://"):
-            raise ViolationError(f"the server does not start: {self.said()}")
-
-    def said(self, size: int = 3000) -> str:
-        """The end of its log."""
-        return self._log.read_text(encoding="utf-8", errors="replace")[-size:]
-
-    def has_ended(self) -> bool:
-        """Whether it has, by itself."""
-        return self._process is not None and self._process.poll() is not None
-
-    def kill(self) -> float:
-        """SIGKILL. Gives the seconds until nothing of it was left: orphans become children of this process."""
-        process, self._process = self._process, None
-        if process is None:
-            return 0.0
-        began = time.monotonic()
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-        while left := _family():
-            if time.monotonic() - began > _GONE:
-                said = [f"{each.pid} {' '.join(_command(each))[:150]}" for each in left]
-                raise ViolationError(f"still there {_GONE:g} s after the kill: {said}")
-            time.sleep(0.005)
-        return time.monotonic() - began
-
-    def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
-        process, self._process = self._process, None
-        assert process is not None
-        process.terminate()
-        code = process.wait(60)
-        if process.stdout is not None:
-            process.stdout.close()
-        if left := _family():
-            raise ViolationError(f"still there after its end: {[_command(each) for each in left]}")
-        return code
-
-
-def _family() -> list[psutil.Process]:
-    """Whatever runs below this process. The dead ones are buried."""
-    left = []
-    for each in psutil.Process().children(recursive=True):
-        try:
-            if each.status() != psutil.STATUS_ZOMBIE:
-                left.append(each)
-            elif each.ppid() == os.getpid():
-                os.waitpid(each.pid, os.WNOHANG)
-        except (psutil.NoSuchProcess, ChildProcessError):
-            continue
-    return left
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return ["?"]
-
-
 class World:
     """What clients do, and what they were told."""
 
     def __init__(self, server: Server, seed: int) -> None:
         self._server, self._random = server, random.Random(seed)
         self._number = 0
+        self.is_stopping = False
         self.sessions: dict[str, _Session] = {}
         self.executions: dict[str, _Execution] = {}
         self.keys: dict[str, _Key] = {}
@@ -202,7 +99,9 @@ class World:
             answer = await self._client.request(method, f"{self._server.url}/api/v1{path}", **options)
         except httpx.TransportError as error:
             raise _DownError(str(error)) from error
-        if answer.status_code >= 500 and answer.status_code not in (503, 507):
+        if answer.status_code == 503 and self.is_stopping:
+            raise _DownError(answer.text)
+        if answer.status_code >= 500:
             raise ViolationError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         self.counts[f"{method} {answer.status_code}"] += 1
         return answer
@@ -385,7 +284,7 @@ class World:
                 raise ViolationError(f"{execution} has no artifact of its file: {seen['artifacts']}")
         elif not seen["status_reason"] or not seen["error_message"]:
             raise ViolationError(f"{execution} has no reason: {seen}")
-        elif seen["status"] == "crashed" and seen["status_reason"] not in ("server_restarted", "session_ended"):
+        elif seen["status"] == "crashed" and seen["status_reason"] not in (*_LOST, "session_ended"):
             raise ViolationError(f"{execution} crashed by itself: {seen}")
         elif seen["status"] == "failed" and not (execution.interrupted and seen["status_reason"] == "interrupted"):
             raise ViolationError(f"{execution} failed by itself: {seen}")
@@ -425,7 +324,7 @@ class World:
         if session.final is not None and seen["status"] != session.final:
             raise ViolationError(f"{session} was {session.final} and is {seen}")
         if seen["status"] in _OVER:
-            is_lost = session.mode == "stateful" and seen["status_reason"] == "server_restarted"
+            is_lost = session.mode == "stateful" and seen["status_reason"] in _LOST
             if not is_lost and not session.maybe_final:
                 raise ViolationError(f"{session} has ended without a cause: {seen}")
             if not seen["status_reason"] or not seen["status_detail"]:
@@ -504,6 +403,36 @@ class World:
             await self._check_session(self.sessions[made], deadline)
         key.made = made
 
+    async def crowd(self, count: int) -> str:
+        """How long many sessions take that are made at once, and what they use."""
+        for session in list(self.sessions.values()):
+            if not session.deleted:
+                await self._delete(session)
+        before, began = self._server.memory, time.monotonic()
+        made = [answer.json()["id"] for answer in await self._for_all("POST", ["/sessions"] * count)]
+        waiting = set(made)
+        while waiting:
+            for each in list(waiting):
+                seen = (await self.ask("GET", f"/sessions/{each}")).json()
+                if seen["status"] != "creating":
+                    waiting.discard(each)
+                if seen["status"] not in ("creating", "running"):
+                    raise ViolationError(f"{each} did not come up: {seen}")
+        seconds, memory = time.monotonic() - began, self._server.memory - before
+        began = time.monotonic()
+        await self._for_all("DELETE", [f"/sessions/{each}" for each in made])
+        return (
+            f"{count} sessions at once were up after {seconds:.1f} s, took {memory / count / 2**20:.1f} MiB each "
+            f"(proportional set size), and were deleted in {time.monotonic() - began:.1f} s"
+        )
+
+    async def _for_all(self, method: str, paths: list[str]) -> list[httpx.Response]:
+        options = {"json": {"template_id": "python"}} if method == "POST" else {}
+        answers = await asyncio.gather(*(self.ask(method, path, **options) for path in paths))
+        if bad := [answer.text for answer in answers if answer.status_code not in (201, 204)]:
+            raise ViolationError(f"{method} of {len(paths)}: {bad[0]}")
+        return list(answers)
+
     async def check_places(self) -> None:
         """No directory without its session."""
         below = self._server.state / "sandboxes" / "sessions"
@@ -520,11 +449,17 @@ async def _round(server: Server, world: World, chance: random.Random, gone: list
     for each in clients:
         if each.done() and each.exception() is not None:
             each.result()
-    if server.has_ended():
+    if server.has_ended() or any(each.done() for each in clients):
         raise ViolationError(f"the server ended by itself: {server.said()}")
+    moment = f"after {pause:.3f} s of load"
+    if chance.random() < 0.25:
+        world.is_stopping, late = True, chance.uniform(0.0, 0.5)
+        server.ask_to_stop()
+        await asyncio.sleep(late)
+        moment += f" and {late:.3f} s after SIGTERM"
     gone.append(await asyncio.to_thread(server.kill))
     await asyncio.gather(*clients)
-    moment = f"after {pause:.3f} s of load"
+    world.is_stopping = False
     while chance.random() < 0.3:
         early = chance.uniform(0.0, starts * 1.2)
         server.launch()
@@ -536,9 +471,9 @@ async def _round(server: Server, world: World, chance: random.Random, gone: list
     return moment
 
 
-async def survive(kills: int, seed: int, database: str | None, log: Callable[[str], None]) -> None:
+async def survive(kills: int, seed: int, database: str | None, crowd: int, log: Callable[[str], None]) -> None:
     """All of it. Raises :class:`ViolationError`."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     place = Path(tempfile.mkdtemp(prefix="ipybox-survival-"))
     server, chance = Server(place, database), random.Random(seed)
     world, gone, moment, done = World(server, seed), [0.0], "at the start", 0
@@ -565,6 +500,9 @@ async def survive(kills: int, seed: int, database: str | None, log: Callable[[st
         moment = "at the end"
         await world.verify(everything=True)
         await world.check_places()
+        if crowd:
+            moment = f"with {crowd} sessions"
+            log(await world.crowd(crowd))
         if (code := await asyncio.to_thread(server.stop)) != 0:
             raise ViolationError(f"exit code {code}: {server.said()}")
         if left := os.listdir(server.temporary):
@@ -603,10 +541,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--database", metavar="URL", help="postgresql://...; default: SQLite")
+    parser.add_argument("--crowd", type=int, default=0, metavar="N", help="make N sessions at once at the end")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        asyncio.run(survive(options.kills, options.seed, options.database, _say))
+        asyncio.run(survive(options.kills, options.seed, options.database, options.crowd, _say))
     except ViolationError as error:
         sys.exit(f"a promise was broken: {error}")
 

@@ -83,6 +83,7 @@ class Reason(StrEnum):
     SESSION_ENDED = "session_ended"
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
+    STORAGE_FAILED = "storage_failed"
     SIGNALLED = "signalled"
     INTERRUPTED = "interrupted"
     RAISED = "raised"

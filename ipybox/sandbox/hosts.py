@@ -200,6 +200,11 @@ class HostRules:
                 found.append(rule.text)
         return found
 
+    @property
+    def listed(self) -> tuple[IPAddress, ...]:
+        """The addresses that allow rules name."""
+        return tuple(rule.host.address for rule in self._allowed if rule.host.address is not None)
+
     def lists(self, address: IPAddress, port: int) -> bool:
         """Whether an allow rule names this very address with this port."""
         host = _host_of(address)

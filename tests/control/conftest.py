@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from ipybox.control.db.database import Database
-from tests.control.object_store import ObjectStore
+from tests.control.object_store import CREDENTIALS, ObjectStore
 from tests.control.postgres_server import PostgresServer
 
 
@@ -44,6 +46,23 @@ def object_store() -> Iterator[ObjectStore]:
     """A server that all tests share."""
     with ObjectStore() as store:
         yield store
+
+
+@pytest.fixture(scope="session")
+def elsewhere(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a server is given besides its settings to keep things elsewhere, if the tests are asked to.
+
+    ``IPYBOX_TEST_DATABASE=postgresql`` and ``IPYBOX_TEST_WORKSPACES=s3``, to be said by hand.
+    """
+    given: dict[str, Any] = {}
+    if os.environ.get("IPYBOX_TEST_DATABASE") == "postgresql":
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        given.update(database_url=postgres.url(postgres.create()))
+    if os.environ.get("IPYBOX_TEST_WORKSPACES") == "s3":
+        store: ObjectStore = request.getfixturevalue("object_store")
+        given.update(workspace_url=f"s3://{store.new_bucket()}/prod", s3_endpoint=store.endpoint, s3_allow_http=True)
+        given.update(environment=CREDENTIALS)
+    return given
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ import sys
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from xml.etree import ElementTree
+
+import obstore
+from obstore.store import S3Store
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI-not-to-be-seen"
 CREDENTIALS: Mapping[str, str] = {
@@ -18,7 +20,6 @@ CREDENTIALS: Mapping[str, str] = {
     "no_proxy": "127.0.0.1",
 }
 """What is in the environment of who uses it."""
-_PAGE = 20
 _SERVER = """
 import os, sys, threading
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -33,7 +34,6 @@ for line in sys.stdin:
     print("so it is", flush=True)
 os._exit(0)
 """
-_XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 
 class ObjectStore:
@@ -54,7 +54,7 @@ class ObjectStore:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **CREDENTIALS, "MOTO_S3_DEFAULT_MAX_KEYS": str(_PAGE)},
+            env={**os.environ, **CREDENTIALS, "MOTO_S3_DEFAULT_MAX_KEYS": "20"},
             text=True,
         )
         assert self._process.stdout is not None
@@ -93,31 +93,25 @@ class ObjectStore:
 
     def keys(self, bucket: str, prefix: str = "") -> list[str]:
         """Of all objects below a prefix, in order."""
-        found: list[str] = []
-        after = ""
-        while True:
-            text = self._get(f"{bucket}?list-type=2&prefix={prefix}&start-after={after}")
-            page = [each.text or "" for each in ElementTree.fromstring(text).iter(f"{_XML}Key")]
-            found += page
-            if len(page) < _PAGE:
-                return found
-            after = page[-1]
+        return sorted(each["path"] for page in obstore.list(self._open(bucket), prefix or None) for each in page)
 
     def content(self, bucket: str, key: str) -> bytes:
         """Of an object."""
-        return self._get(f"{bucket}/{key}")
+        return bytes(obstore.get(self._open(bucket), key).bytes())
 
-    def _get(self, path: str) -> bytes:
-        with _opener().open(f"{self.endpoint}/{path}", timeout=30) as answer:
-            found: bytes = answer.read()
-            return found
+    def _open(self, bucket: str) -> S3Store:
+        return S3Store(
+            bucket,
+            endpoint=self.endpoint,
+            region="us-east-1",
+            access_key_id=KEY,
+            secret_access_key=SECRET,
+            client_options={"allow_http": True},
+        )
 
 
 def make_bucket(endpoint: str, name: str) -> None:
     """Makes a bucket."""
-    with _opener().open(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=30) as answer:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(urllib.request.Request(f"{endpoint}/{name}", method="PUT"), timeout=30) as answer:
         assert answer.status == 200
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -201,6 +201,15 @@ class Server:
         code = self.wait()
         assert code == 0, f"exit code {code}: {self.log[-4000:]}"
 
+    def last_words(self) -> str:
+        """Stops it, and gives what it has written to its standard output after its URL."""
+        self.ask_to_stop()
+        assert self._process is not None
+        said, _ = self._process.communicate(timeout=HANG)
+        assert self._process.returncode == 0, self.log[-4000:]
+        self._process = None
+        return said
+
     def kill(self) -> None:
         """SIGKILL: it has no say in this."""
         process, self._process = self._process, None
@@ -229,11 +238,11 @@ def _text(value: object) -> str:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, elsewhere: dict[str, Any]) -> Iterator[Server]:
     """A server without keys that all tests share; nothing of the sessions of others may matter to a test."""
     state = tmp_path_factory.mktemp("server") / "state"
     settings: dict[str, Any] = {"rate_limit": "100000/minute", "max_upload_bytes": 20 * 1024**2, "drain_timeout": 0.5}
-    with Server(state, console=False, **settings) as running:
+    with Server(state, console=False, **settings, **elsewhere) as running:
         yield running
         assert '"level": "error"' not in running.log, running.log
     assert "Traceback" not in running.log, running.log

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from ipybox.control.access.redaction import printable, redacted
 from ipybox.control.access.scopes import Principal
+from ipybox.control.errors import ControlError
 from ipybox.control.records import AuditEntry
 from ipybox.process.teardown import to_the_end
 
@@ -152,6 +153,9 @@ class AuditLog:
     async def _flushed(self) -> bool:
         try:
             await self.flush()
+        except ControlError as error:  # the database does not answer, or is full
+            log.warning("the audit log is not written down yet: %s", error)
+            return False
         except Exception:
             log.exception("the audit log could not be written; it is tried again")
             return False

@@ -85,9 +85,7 @@ async def list_files(
     recursive: Annotated[bool, Query(description="Also what is in directories below.")] = True,
 ) -> FileList:
     """Files of a session, by name."""
-    found = await plane.files.list(
-        principal, session_id, path.removeprefix("/workspace").strip("/"), limit=limit, recursive=recursive
-    )
+    found = await plane.files.list(principal, session_id, _relative(path), limit=limit, recursive=recursive)
     files = [_file(each) for each in found]
     return FileList(session_id=session_id, files=files, count=len(files))
 
@@ -175,6 +173,13 @@ async def delete(
     act(request, "file.delete", session_id, path=file_path[:200])
     await plane.files.delete(principal, session_id, file_path)
     return Message(message="File deleted successfully")
+
+
+def _relative(path: str) -> str:
+    """Of a directory, as the model's clients name it: from the workspace on or with it."""
+    if path.rstrip("/") == "/workspace" or path.startswith("/workspace/"):
+        path = path.removeprefix("/workspace").lstrip("/")
+    return path.rstrip("/") or path
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

@@ -1,7 +1,7 @@
 """Requests that make something, made once however often they are sent. Floor: control.
 
-A key is noted before anything is done. What is made gets a name that follows from the key, so that it is found again
-even if the server was killed before it could note the answer.
+A key is noted before anything is done. What is made gets a name that follows from the key and the request, so that it is
+found again even if the server was killed before it could note the answer, and by nobody who asks for something else.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Planned:
     """What a request with a key is to make.
 
     Attributes:
-        id: Follows from the key.
+        id: Follows from the key and the request.
         is_again: Whether somebody has begun with it before, and did not live to answer.
     """
 
@@ -85,7 +85,9 @@ async def once(
     working = _working(request)
     working.add((principal.owner, key))
     try:
-        status, body = await make(Planned(planned_id(kind, principal.owner, key), earlier is not None))
+        # With the request, as a key that was released, or forgotten after a day, may come back with another one.
+        planned = Planned(planned_id(kind, principal.owner, f"{key}\0{asked}"), earlier is not None)
+        status, body = await make(planned)
         content: Any = body.model_dump(mode="json")
         await to_the_end(answers.complete(principal.owner, key, status, content))
     except (Exception, asyncio.CancelledError):

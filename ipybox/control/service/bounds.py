@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ipybox.control.errors import RequestRefusedError
+from ipybox.control.access.scopes import Principal
+from ipybox.control.errors import ForbiddenError, RequestRefusedError
 from ipybox.control.records import NetworkRules, ResourceLimits, Template
 from ipybox.control.service.requests import NewSession
 from ipybox.errors import PolicyError
+from ipybox.sandbox.addresses import forbidden
 from ipybox.sandbox.hosts import HostRules
 
 _LEAST_MEMORY = 64 * 1024 * 1024
@@ -49,9 +51,21 @@ def network_within(asked: NetworkRules | None, template: NetworkRules) -> Networ
     return NetworkRules(allowed_domains=asked.allowed_domains, denied_domains=tuple(denied))
 
 
-def check_network(rules: NetworkRules) -> None:
-    """Raises :class:`RequestRefusedError` for rules that can't be."""
+def check_network(principal: Principal, rules: NetworkRules) -> None:
+    """Whether a template may have such rules.
+
+    Raises:
+        RequestRefusedError: They make no sense, or lead to this machine itself: code that reaches a server that needs no
+            key there is in no sandbox.
+        ForbiddenError: They lead into private networks, which is the operator's to decide.
+    """
     try:
-        HostRules.parse(rules.allowed_domains, rules.denied_domains)
+        parsed = HostRules.parse(rules.allowed_domains, rules.denied_domains)
     except PolicyError as error:
         raise RequestRefusedError(str(error), "network") from error
+    for address in parsed.listed:
+        kind = forbidden(address)
+        if kind == "loopback":
+            raise RequestRefusedError(f"{address} is this machine itself, which no session may reach", "network")
+        if kind is not None and not principal.sees_all:
+            raise ForbiddenError(f"a template that allows {address}, a {kind} address, needs the scope 'admin'")

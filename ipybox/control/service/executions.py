@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from structlog.contextvars import bind_contextvars
@@ -21,6 +21,7 @@ from ipybox.control.errors import (
     NoCapacityError,
     RecordNotFoundError,
     RequestRefusedError,
+    StorageError,
 )
 from ipybox.control.records import Artifact, Execution, ExecutionEvent, Metrics, Page, Session
 from ipybox.control.runtime.host import RunningSession, RunOutcome, RunRequest
@@ -58,6 +59,9 @@ class _Active:
     running: RunningSession | None = None
     """Where it runs, from the moment on at which this server can't leave it to the next one any more."""
     ending: _Ending | None = None
+    after: asyncio.Event | None = None
+    """Set when the cell that came before this one is on its way."""
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
     is_left: bool = False
     """Whether it waits for the next server."""
 
@@ -88,6 +92,7 @@ class Executions:
         self._workspaces, self._meters, self._tracing = workspaces, meters, tracing
         self._active: dict[str, _Active] = {}
         self._of_session: dict[str, set[str]] = {}
+        self._last_cell: dict[str, asyncio.Event] = {}
         self._taking: set[str] = set()
         self._stopping = False
         self._hurry = asyncio.Event()
@@ -234,7 +239,8 @@ class Executions:
         """Events after a number, and whether no more will come after these."""
         is_over = await self._is_over(execution_id)
         found = await self._db.events.after(execution_id, after, limit)
-        return found, is_over and len(found) < limit
+        is_end = bool(found) and found[-1].kind == "end"
+        return found, is_end or (is_over and len(found) < limit and not self._stopping)
 
     async def follow(self, execution_id: str, after: int, quiet: float) -> AsyncIterator[ExecutionEvent | None]:
         """All events after a number, as they happen, to the last; None after so many seconds without any."""
@@ -269,6 +275,9 @@ class Executions:
             self._log(execution, self._settings.max_output_bytes * 2),
             asyncio.Event(),
         )
+        if execution.kind is ExecutionKind.CELL:
+            active.after = self._last_cell.get(execution.session_id)
+            self._last_cell[execution.session_id] = active.sent
         self._active[execution.id] = active
         self._of_session.setdefault(execution.session_id, set()).add(execution.id)
         active.task = asyncio.get_running_loop().create_task(self._carry_out(execution, active))
@@ -371,12 +380,14 @@ class Executions:
         except Exception:
             log.exception("an execution is left as it is written down")
         finally:
+            active.sent.set()
             self._active.pop(execution.id, None)
             others = self._of_session.get(execution.session_id)
             if others is not None:
                 others.discard(execution.id)
                 if not others:
                     self._of_session.pop(execution.session_id, None)
+                    self._last_cell.pop(execution.session_id, None)
             self._sessions.touch(execution.session_id)
             active.done.set()
             active.events.wake()
@@ -397,6 +408,8 @@ class Executions:
             await to_the_end(self._finish(execution, ExecutionStatus.CRASHED, Reason.SANDBOX_ENDED, why, active.events))
 
     async def _run(self, execution: Execution, active: _Active) -> None:
+        if active.after is not None:
+            await active.after.wait()  # a database may take longer for the one that came first
         running = await self._sessions.running(execution.session_id)
         if running is None:
             ending = active.ended((ExecutionStatus.CRASHED, Reason.SESSION_ENDED, "its session ended before it began"))
@@ -430,6 +443,7 @@ class Executions:
             env_vars=execution.env_vars,
         )
         work = active.work = asyncio.ensure_future(running.run(request, active.events.add))
+        active.sent.set()
         await asyncio.wait([work])
         if work.cancelled():  # the server stops, and that is its result
             ending = active.ended((ExecutionStatus.CRASHED, Reason.SERVER_STOPPED, "the server was stopped"))
@@ -440,7 +454,7 @@ class Executions:
             outcome = _with_problem(outcome, problem)
         await self._write(execution, active, outcome, artifacts)
 
-    async def _artifacts(self, session_id: str, before: Any) -> tuple[tuple[Artifact, ...], str | None]:
+    async def _artifacts(self, session_id: str, before: Any) -> tuple[tuple[Artifact, ...], Exception | None]:
         """Files that were made or changed; a copy of them is in the object store when this returns."""
         artifacts: tuple[Artifact, ...] = ()
         try:
@@ -448,7 +462,7 @@ class Executions:
             artifacts = changes.artifacts
             await self._workspaces.push(session_id, changes)
         except (ControlError, OSError) as error:  # the object store, or the session was removed meanwhile
-            return artifacts, str(error)
+            return artifacts, error
         return artifacts, None
 
     async def _write(
@@ -534,13 +548,13 @@ def _fate(reason: Reason) -> Reason:
     return reason if reason in (Reason.SERVER_STOPPED, Reason.SERVER_RESTARTED) else Reason.SESSION_ENDED
 
 
-def _with_problem(outcome: RunOutcome, problem: str) -> RunOutcome:
+def _with_problem(outcome: RunOutcome, problem: Exception) -> RunOutcome:
     """Files that could not be kept make it a failure: who reads `completed` counts on them."""
     if outcome.status is not ExecutionStatus.COMPLETED:
         return outcome
     return RunOutcome(
         status=ExecutionStatus.FAILED,
-        reason=Reason.DISK_FULL,
+        reason=Reason.STORAGE_FAILED if isinstance(problem, StorageError) else Reason.DISK_FULL,
         exit_code=outcome.exit_code,
         error_message=f"its files could not be kept: {problem}",
         return_value=outcome.return_value,

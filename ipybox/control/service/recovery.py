@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,10 +49,11 @@ class Recovery:
         here = set(self._sessions.alive())  # asked for last: who has come meanwhile is among them
         for session in sessions:
             if session.id not in here:
-                # Who is not here any more has come to an end meanwhile, which is written down by then.
-                session = await self._db.sessions.get(session.id)
-                if session.status in ALIVE:
-                    await self._recover(session, of_session.pop(session.id, []), found)
+                with suppress(RecordNotFoundError):  # it was removed meanwhile
+                    # Who is not here any more has come to an end meanwhile, which is written down by then.
+                    session = await self._db.sessions.get(session.id)
+                    if session.status in ALIVE:
+                        await self._recover(session, of_session.pop(session.id, []), found)
         await self._of_others(of_session, found)
         await self.remove_orphans(found)
         log.info("compared the database with what runs", extra={n: len(v) for n, v in asdict(found).items()})
@@ -109,26 +111,28 @@ class Recovery:
         alive is not known here only if the database did not answer when it was kept.
         """
         for session_id, executions in of_session.items():
-            session = await self._db.sessions.get(session_id)
-            is_here = session_id in self._sessions.alive()
-            if session.status in ALIVE and not is_here:
-                continue  # another server's
             for execution in executions:
-                if self._executions.knows(execution.id):
-                    continue
-                execution = await self._db.executions.get(execution.id)
-                if execution.status.is_final:
-                    continue  # meanwhile
-                if not is_here or session.status not in ALIVE:
-                    why = f"its session ended: {session.detail}"
-                    await self._executions.lost(execution, Reason.SESSION_ENDED, why)
-                    found.crashed.append(execution.id)
-                elif execution.status is ExecutionStatus.PENDING:
-                    self._executions.resume(execution)
-                    found.pending.append(execution.id)
-                else:
-                    await self._executions.lost(execution, Reason.SERVER_RESTARTED, _LOST)
-                    found.crashed.append(execution.id)
+                if not self._executions.knows(execution.id):
+                    with suppress(RecordNotFoundError):  # it was removed meanwhile
+                        await self._of_another(session_id, execution.id, found)
+
+    async def _of_another(self, session_id: str, execution_id: str, found: Found) -> None:
+        session = await self._db.sessions.get(session_id)
+        is_here = session_id in self._sessions.alive()
+        if session.status in ALIVE and not is_here:
+            return  # another server's
+        execution = await self._db.executions.get(execution_id)
+        if execution.status.is_final or self._executions.knows(execution_id):
+            return  # meanwhile
+        if is_here and session.status in ALIVE and execution.status is ExecutionStatus.PENDING:
+            self._executions.resume(execution)
+            found.pending.append(execution.id)
+            return
+        if is_here and session.status in ALIVE:
+            await self._executions.lost(execution, Reason.SERVER_RESTARTED, _LOST)
+        else:
+            await self._executions.lost(execution, Reason.SESSION_ENDED, f"its session ended: {session.detail}")
+        found.crashed.append(execution.id)
 
     async def remove_orphans(self, found: Found) -> None:
         """Removes what no session has any more: its record went before its files, or a file came after its end."""

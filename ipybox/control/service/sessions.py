@@ -23,6 +23,7 @@ from ipybox.control.errors import (
     NoCapacityError,
     RecordNotFoundError,
     RequestRefusedError,
+    StorageError,
     StorageFullError,
 )
 from ipybox.control.records import Dependency, Page, Session
@@ -46,7 +47,7 @@ _SHORT_LIFE = 2.0
 """Seconds; a sandbox that ends sooner than that after its start would only do it again."""
 _LIVES = 3
 _STOP_SECONDS = 2.0
-_REASONS = {InstallError: Reason.DEPENDENCIES, StorageFullError: Reason.DISK_FULL}
+_REASONS = {InstallError: Reason.DEPENDENCIES, StorageFullError: Reason.DISK_FULL, StorageError: Reason.STORAGE_FAILED}
 
 
 class Dependents(Protocol):
@@ -360,15 +361,16 @@ class Sessions:
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
         left = [asyncio.ensure_future(self._leave(*each)) for each in self._live.items()]
         if left:
             await asyncio.wait(left, timeout=_STOP_SECONDS)
-            self.retries.give_up()  # the database may be gone
-            await asyncio.wait(left)
-            for each in left:
-                if each.exception() is not None:
-                    log.warning("a session is left as it is written down: %s", each.exception())
+        self.retries.give_up()  # the database may be gone
+        if under_way := [*left, *self._tasks]:
+            await asyncio.wait(under_way)
+        for each in left:
+            if each.exception() is not None:
+                log.warning("a session is left as it is written down: %s", each.exception())
         self._live.clear()
 
     async def _leave(self, session_id: str, live: _Live) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from ipybox.control.errors import ServerSettingsError, StateInUseError
+
+
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class StateDirectory:
@@ -53,6 +57,8 @@ class StateDirectory:
                 temporary = self._path / "node.new"
                 temporary.write_text(f"{os.uname().nodename[:40]}-{secrets.token_hex(4)}\n", encoding="ascii")
                 temporary.rename(name)
+            elif not _NODE.fullmatch(name.read_text(encoding="ascii", errors="replace").strip()):
+                raise ServerSettingsError("state_dir", f"{name} has to hold the name of a server: a word")
         except OSError as error:
             self._close()
             raise ServerSettingsError("state_dir", f"{self._path} can't be used: {error.strerror}") from error

@@ -91,7 +91,7 @@ class Templates:
 
     async def add(self, principal: Principal, template: Template) -> Template:
         """Keeps a new one. Raises :class:`ConflictError` when its id or its name is taken."""
-        check_network(template.network)
+        check_network(principal, template.network)
         _check_preload(principal, template)
         await self._db.templates.add(template)
         if template.warm:
@@ -110,7 +110,7 @@ class Templates:
         """Changes one; sessions that are there keep what they have."""
         old = await self._mine(principal, template_id)
         new = replace(old, **changes, updated_at=now())
-        check_network(new.network)
+        check_network(principal, new.network)
         _check_preload(principal, new)
         await self._db.templates.update(new)
         await self._cool(template_id)

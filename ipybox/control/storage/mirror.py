@@ -90,10 +90,16 @@ class Mirror:
         Raises:
             StorageError: It did not work; some may be done, and the next call sees to the others.
         """
+        todo = [*paths]
         try:
             if session_id in self._behind:
-                await self.catch_up(session_id, files)
-            await self._push(session_id, files, paths)
+                try:
+                    await self.catch_up(session_id, files)
+                except StorageError:
+                    if todo:
+                        raise
+                    return  # what is missing was told then
+            await self._push(session_id, files, todo)
         except BaseException:
             self._behind.add(session_id)
             raise

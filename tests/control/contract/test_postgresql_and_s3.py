@@ -36,7 +36,7 @@ def large(
         "max_upload_bytes": 20 * 1024**2,
     }
     state = tmp_path_factory.mktemp("large") / "state"
-    with Server(state, env=CREDENTIALS, console=False, drain_timeout=0.5, **settings) as server:
+    with Server(state, environment=CREDENTIALS, console=False, drain_timeout=0.5, **settings) as server:
         yield server
         server.stop()
         assert SECRET not in server.log

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.control.serving import Api
+from tests.control.serving import Api, eventually
 
 
 def test_a_session_is_creating_at_first_and_running_a_moment_later(api: Api) -> None:
@@ -219,15 +219,33 @@ def test_hosts_beyond_the_template_are_refused(api: Api) -> None:
     api.delete(f"/templates/{name}")
 
 
-def test_a_host_that_code_wanted_and_might_not_reach_is_told(api: Api, own_session: str) -> None:
+def test_a_host_that_code_wanted_and_might_not_reach_is_told(api: Api) -> None:
+    name = f"net-{uuid4().hex[:8]}"
+    network = {"allowed_domains": ["allowed.example"], "denied_domains": []}
+    assert api.post("/templates", json={"id": name, "name": name, "warm": False, "network": network}).status_code == 201
+    session_id = api.running_session(name)
     code = (
         "import urllib.request\n"
         "def handler(event):\n"
-        "    try: urllib.request.urlopen('http://example.org/', timeout=5)\n"
+        "    try: urllib.request.urlopen('http://denied.example/', timeout=5)\n"
         "    except OSError as error: return 'refused'\n"
     )
-    assert api.run(own_session, code)["return_value"] == "refused"
-    assert api.session(own_session)["network"] == {"allowed_domains": [], "denied_domains": []}
+    for times in (1, 2):
+        assert api.run(session_id, code)["return_value"] == "refused"
+        eventually(lambda: api.session(session_id)["denied_hosts"].get("denied.example", 0), times.__le__)
+    assert api.post(f"/sessions/{session_id}/terminate").json()["denied_hosts"] == {"denied.example": 2}
+    api.delete(f"/sessions/{session_id}")
+    api.delete(f"/templates/{name}")
+
+
+def test_without_allowed_hosts_there_is_no_network(api: Api, session: str) -> None:
+    code = (
+        "import socket\n"
+        "def handler(event):\n"
+        "    try: socket.create_connection(('192.0.2.1', 80), 5)\n"
+        "    except OSError as error: return type(error).__name__\n"
+    )
+    assert api.run(session, code)["return_value"] not in (None, "TimeoutError")
 
 
 def test_the_list_is_an_object_with_a_true_total_and_a_clamped_limit(api: Api) -> None:

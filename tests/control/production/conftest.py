@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.sandbox)
+
+
+def no_traceback(server: Server) -> None:
+    """Nothing went wrong in it that nobody expected."""
+    before, _, after = server.log.partition("Traceback")
+    assert not after, before[-500:] + after[:4000]
 
 
 @pytest.fixture(scope="session")
@@ -49,19 +57,35 @@ def fleet(postgres: PostgresServer, object_store: ObjectStore, bucket: str) -> F
 
 
 @pytest.fixture(scope="session")
-def first(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that is there all the time, whatever happens to others."""
-    with fleet(tmp_path_factory.mktemp("first") / "state") as server:
-        pid = server.pid
-        yield server
-        assert server.pid == pid
-    assert "Traceback" not in server.log, server.log
+def both(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Server]]:
+    """Two servers that were started at once over an empty database, and are there all the time."""
+    first, second = (fleet(tmp_path_factory.mktemp(name) / "state") for name in ("first", "second"))
+    with ThreadPoolExecutor(2) as threads, ExitStack() as stack:
+        for start in [threads.submit(stack.enter_context, each) for each in (first, second)]:
+            start.result()
+        pids = first.pid, second.pid
+        yield first, second
+        assert (first.pid, second.pid) == pids
+    no_traceback(first)
+    no_traceback(second)
+
+
+@pytest.fixture(scope="session")
+def first(both: tuple[Server, Server]) -> Server:
+    """One of them."""
+    return both[0]
 
 
 @pytest.fixture(scope="session")
 def api(first: Server) -> Api:
     """A client of it."""
     return first.api()
+
+
+@pytest.fixture(scope="session")
+def other(both: tuple[Server, Server]) -> Api:
+    """A client of the other one."""
+    return both[1].api()
 
 
 @pytest.fixture

@@ -42,6 +42,9 @@ def test_a_template_sessions_of_both_modes_and_what_they_run(api: Api) -> None:
     assert api.run(stateless, "echo $WHO", language="shell")["stdout"] == "small\n"
     assert api.run(stateful, "numbers = list(range(5))")["status"] == "completed"
     assert api.run(stateful, "print(sum(numbers))")["stdout"] == "10\n"
+    for number in range(10, 20):
+        api.submit(stateful, f"numbers.append({number})")
+    assert api.run(stateful, "print(*numbers[5:])")["stdout"] == "10 11 12 13 14 15 16 17 18 19\n"
     failed = api.run(stateful, "1 / 0")
     assert (failed["status"], failed["error_name"]) == ("failed", "ZeroDivisionError")
     events = api.get(f"/executions/{failed['id']}/events").json()

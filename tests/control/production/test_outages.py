@@ -20,7 +20,7 @@ def test_without_the_object_store_nothing_is_promised_and_the_server_goes_on(
         assert api.get(f"{url}/before.txt").content == b"before"
         assert api.get(f"{url}/before.txt", params={"presign": True}).status_code == 502
         failed = api.run(session, "echo made > made.txt", language="shell")
-        assert (failed["status"], failed["exit_code"]) == ("failed", 0)
+        assert (failed["status"], failed["status_reason"], failed["exit_code"]) == ("failed", "storage_failed", 0)
         assert "object store" in failed["error_message"]
         assert [each["path"] for each in failed["artifacts"]] == ["made.txt"]
         assert api.run(session, HELLO)["status"] == "completed"  # which has no files to keep

@@ -2,29 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from tests.control.object_store import ObjectStore
-from tests.control.production.conftest import Fleet
 from tests.control.serving import HELLO, Api, Server
-
-SLOW = "import time\ndef handler(event):\n    print('up', flush=True)\n    open('go').read()\n    return 'went'\n"
-
-
-@pytest.fixture(scope="module")
-def second(fleet: Fleet, first: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Beside the first one."""
-    with fleet(tmp_path_factory.mktemp("second") / "state") as server:
-        yield server
-    assert "Traceback" not in server.log, server.log
-
-
-@pytest.fixture(scope="module")
-def other(second: Server) -> Api:
-    """A client of it."""
-    return second.api()
 
 
 def test_both_see_the_same_and_each_runs_its_own(api: Api, other: Api, session: str) -> None:
