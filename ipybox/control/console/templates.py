@@ -45,7 +45,7 @@ async def create(request: Request, visitor: TemplateMaker, form: SentForm) -> Re
     """Makes one."""
     act(request, "template.create", form["id"][:64])
     try:
-        made = await plane_of(request).templates.add(_record(form, form["id"], visitor))
+        made = await plane_of(request).templates.add(visitor.principal, _record(form, form["id"], visitor))
     except Refused as error:
         status, problem = told(error)
         return _form_page(request, form, status=status, problem=problem)

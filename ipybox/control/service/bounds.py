@@ -55,8 +55,8 @@ def check_network(principal: Principal, rules: NetworkRules) -> None:
     """Whether a template may have such rules.
 
     Raises:
-        RequestRefusedError: They make no sense, or lead to this machine itself: code that reaches a server that needs no
-            key there is in no sandbox.
+        RequestRefusedError: They make no sense, or lead to this machine itself, where there may be a server without
+            keys: this one.
         ForbiddenError: They lead into private networks, which is the operator's to decide.
     """
     try:

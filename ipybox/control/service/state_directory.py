@@ -12,8 +12,7 @@ from typing import Self
 
 from ipybox.control.errors import ServerSettingsError, StateInUseError
 
-
-_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NODE = re.compile(r"[!-~]{1,100}")
 
 
 class StateDirectory:
