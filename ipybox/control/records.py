@@ -136,6 +136,7 @@ class Session:
     install_error: str | None = None
     install_timeout: int = 300
     fail_on_dependency_error: bool = True
+    allow_version_conflicts: bool = False
     install_started_at: datetime | None = None
     install_completed_at: datetime | None = None
     container_id: str | None = None

@@ -12,9 +12,10 @@ class SessionStatus(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
     COMPLETED = "completed"
-    """It came to its planned end: nobody used it for as long as it was to be kept, or its lifetime was over."""
+    """A state of the model, in which no session of this server ends."""
     FAILED = "failed"
     TIMEOUT = "timeout"
+    """Nobody used it for as long as it was to be kept, or its lifetime was over."""
     TERMINATED = "terminated"
     """Somebody asked for its end."""
 

@@ -6,7 +6,9 @@ Where they go is said by OpenTelemetry's own variables, such as ``OTEL_EXPORTER_
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import entry_points
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span as OtelSpan
 
 Value = str | bool | int | float
+log = logging.getLogger("ipybox.control")
 
 
 class Span(Protocol):
@@ -85,9 +88,11 @@ class OtelTracing:
     Args:
         exporter: Where to.
         batches: False sends each span when it ends, in the thread that ends it.
+        patience: Seconds that :meth:`close` waits for somebody who takes what is left.
     """
 
-    def __init__(self, exporter: SpanExporter, *, batches: bool = True) -> None:
+    def __init__(self, exporter: SpanExporter, *, batches: bool = True, patience: float = 3.0) -> None:
+        self._patience = patience
         try:
             from opentelemetry.sdk.resources import Resource
             from opentelemetry.sdk.trace import TracerProvider
@@ -129,7 +134,12 @@ class OtelTracing:
         _OtelSpan(get_current_span()).set(name, value)
 
     def close(self) -> None:
-        self._provider.shutdown()
+        # It waits for long if nobody answers, and nothing may wait for it: not the end of this process either.
+        closing = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        closing.start()
+        closing.join(self._patience)
+        if closing.is_alive():
+            log.warning("the last spans were not taken within %g s", self._patience)
 
 
 class _OtelSpan:
@@ -155,12 +165,15 @@ _NO_SPAN = _NoSpan()
 
 
 def _exporter() -> Any:
-    """What ``OTEL_TRACES_EXPORTER`` names; ``otlp`` if it names nothing."""
+    """What ``OTEL_TRACES_EXPORTER`` names; ``otlp`` if it names nothing, which is a family: its protocol says whom."""
     try:
         import opentelemetry.sdk.trace  # noqa: F401
     except ImportError as error:
         raise _not_installed(error) from error
     name = os.environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
+    if name == "otlp":
+        said = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        name = "otlp_proto_grpc" if said == "grpc" else "otlp_proto_http"
     found = list(entry_points(group="opentelemetry_traces_exporter", name=name))
     if not found:
         raise ServerSettingsError(

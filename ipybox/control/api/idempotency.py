@@ -1,7 +1,7 @@
 """Requests that make something, made once however often they are sent. Floor: control.
 
-A key is noted before anything is done. What is made gets a name that follows from the key and the request, so that it is
-found again even if the server was killed before it could note the answer, and by nobody who asks for something else.
+A key is noted before anything is done. What is made gets a name that follows from the key and the request, so that it
+is found again even if the server was killed before it could note the answer, and by nobody who asks for something else.
 """
 
 from __future__ import annotations

@@ -80,6 +80,7 @@ sessions = Table(
     Column("install_error", EscapedText),
     Column("install_timeout", Integer, nullable=False),
     Column("fail_on_dependency_error", Boolean, nullable=False),
+    Column("allow_version_conflicts", Boolean, nullable=False),
     Column("install_started_at", UtcTime),
     Column("install_completed_at", UtcTime),
     Column("container_id", EscapedText),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,11 @@ GONE = "its agent is gone"
 """The reason, where the other end of the pipes was closed."""
 _CHUNK = 256 * 1024
 _TURNS = 4
+_LONG = 0.002
+"""Seconds; what one agent says and takes longer than that is paid for with a pause, in which others have their turn."""
+_PAUSE = 10
+"""How much longer the pause is than what it is paid for."""
+_LONGEST_PAUSE = 0.25
 
 
 class ConnectionEndedError(Exception):
@@ -113,10 +119,20 @@ class Connection:
                 self._loop.remove_writer(self._requests)
 
     def _read(self) -> None:
-        """Takes what is there, and lets others have their turn."""
+        """Takes what is there, and lets others have their turn: many small frames could keep us busy for good."""
+        began = time.perf_counter()
         for _ in range(_TURNS):
             if self._closed or not self._take():
                 return
+            took = time.perf_counter() - began
+            if took > _LONG and not self._closed:
+                self._loop.remove_reader(self._replies)
+                self._loop.call_later(min(_PAUSE * took, _LONGEST_PAUSE), self._read_on)
+                return
+
+    def _read_on(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._replies, self._read)
 
     def _take(self) -> bool:
         try:

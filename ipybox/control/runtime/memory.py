@@ -1,4 +1,4 @@
-"""Which execution of a session uses the most memory, as the host sees it. Floor: control."""
+"""Which execution of a session uses the most memory, as the host sees it, and its end. Floor: control."""
 
 from __future__ import annotations
 
@@ -35,6 +35,13 @@ def largest(agent: int, known: Collection[int]) -> tuple[int, int] | None:
 def end(pid: int) -> None:
     """Kills a process with all below it."""
     for each in (pid, *warden.descendants(pid, warden.parents())):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(each, signal.SIGKILL)
+
+
+def end_below(pid: int) -> None:
+    """Kills all below a process; who forks meanwhile is found the next time."""
+    for each in warden.descendants(pid, warden.parents()):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(each, signal.SIGKILL)
 

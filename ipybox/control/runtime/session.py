@@ -31,8 +31,14 @@ _QUIET_SECONDS = 10.0
 _DEAF_SECONDS = 30.0
 _PATIENCE = 2.0
 _LOOK_SECONDS = 0.5
+_IDLE_LOOK_SECONDS = 5.0
+_IDLE_ROOM = 2
+"""How many times as much as it may take a workspace takes when what goes on between cells is ended: by then it can't
+be what a cell has left, which is for its owner to remove."""
 _LOOK_SHARE = 20
 """At most this part of the time is spent with measuring a workspace."""
+_SENDING_LOOKS = 6
+"""Looks at which descriptors were on their way through a socket, so that they are being kept there."""
 _VICTIM_SECONDS = 3.0
 _MOST_HOSTS = 1000
 
@@ -69,6 +75,7 @@ class LocalSession:
         self._why: Ending | None = None
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._full: str | None = None
+        self._sending = 0
         self._victims: dict[int, float] = {}
         self._connection = Connection(
             *fds,
@@ -321,7 +328,9 @@ class LocalSession:
         """Measures the workspace while something runs, and asks an agent that is quiet whether it is still there."""
         asked = 0.0
         while True:
-            await self._wake.wait()
+            if not await self._until_it_runs():
+                await self._look_between_cells()
+                continue
             await asyncio.sleep(self._look_pause)
             await self._measure()
             if self._full is not None:
@@ -336,6 +345,23 @@ class LocalSession:
                 self._wake.clear()
                 asked = 0.0
 
+    async def _until_it_runs(self) -> bool:
+        """Waits until something runs; False if an interpreter should be looked at though nothing does."""
+        try:
+            has_interpreter = self._spec.mode is SessionMode.STATEFUL
+            async with asyncio.timeout(max(_IDLE_LOOK_SECONDS, self._look_pause) if has_interpreter else None):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _look_between_cells(self) -> None:
+        """Threads and programs of an interpreter go on when no cell runs; ends them when they fill the disk."""
+        problem = await self._look(_IDLE_ROOM)
+        if problem is not None and not self._executions and self._program.pid is not None:
+            self._full = problem
+            await asyncio.to_thread(memory.end_below, self._program.pid)
+
     async def _end_for(self, problem: str) -> None:
         for number, execution in list(self._executions.items()):
             if not execution.is_queued and not execution.done.done():
@@ -343,12 +369,19 @@ class LocalSession:
                 await self._send({"op": "cancel", "which": number})
 
     async def _measure(self) -> None:
+        self._full = await self._look()
+
+    async def _look(self, times: int = 1) -> str | None:
+        """What is wrong with the room that the workspace takes, if it may be so many times as much."""
         async with self._measuring:
             began = self._loop.time()
-            self._full = await asyncio.to_thread(
-                _problem, self._spec.workspace, self._spec.limits.disk_bytes, self._program.init_pid
-            )
+            limit = times * self._spec.limits.disk_bytes
+            problem, is_sending = await asyncio.to_thread(_problem, self._spec.workspace, limit, self._program.init_pid)
             self._look_pause = max(_LOOK_SECONDS, _LOOK_SHARE * (self._loop.time() - began))
+        self._sending = self._sending + 1 if is_sending else 0
+        if problem is None and self._sending >= _SENDING_LOOKS:
+            return "files are kept on their way through a socket, so the room that they take can't be measured"
+        return problem
 
     async def _is_full(self) -> bool:
         """Whether there is no room; looks again where there was none."""
@@ -357,16 +390,16 @@ class LocalSession:
         return self._full is not None
 
 
-def _problem(workspace: Path, limit: int, init_pid: int | None) -> str | None:
-    """Why a workspace takes too much of the disk; None when it does not."""
+def _problem(workspace: Path, limit: int, init_pid: int | None) -> tuple[str | None, bool]:
+    """Why a workspace takes too much of the disk, None when it does not; and whether files are being sent."""
     try:
         use = disk.measure(workspace, limit)
     except OSError as error:
-        return f"the workspace can't be measured: {error.strerror}"
+        return f"the workspace can't be measured: {error.strerror}", False
     if use.problem is not None or init_pid is None:
-        return use.problem
+        return use.problem, False
     try:
-        unnamed = open_files.unnamed_bytes(init_pid, use.device)
+        unnamed = open_files.unnamed(init_pid, use.device)
     except open_files.TooManyFilesError:
-        return f"more than {open_files.MOST} files are open, so the room that they take can't be measured"
-    return disk.too_large(limit) if use.bytes + unnamed > limit else None
+        return f"more than {open_files.MOST} files are open, so the room that they take can't be measured", False
+    return disk.too_large(limit) if use.bytes + unnamed.bytes > limit else None, unnamed.is_sending

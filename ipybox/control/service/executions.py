@@ -405,7 +405,14 @@ class Executions:
         except Exception as error:
             log.exception("an execution failed", extra={"execution_id": execution.id})
             why = f"the server failed: {type(error).__name__}: {error}"
-            await to_the_end(self._finish(execution, ExecutionStatus.CRASHED, Reason.SANDBOX_ENDED, why, active.events))
+            end = ExecutionStatus.CRASHED, Reason.SANDBOX_ENDED, why
+            try:
+                await to_the_end(self._finish(execution, *end, events=active.events))
+            except (RecordNotFoundError, *NOT_NOW):
+                raise
+            except Exception:  # so it is what it said that can't be written
+                known = await self._db.executions.get(execution.id)
+                await to_the_end(self._finish(known, *end))
 
     async def _run(self, execution: Execution, active: _Active) -> None:
         if active.after is not None:

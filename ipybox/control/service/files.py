@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator
 
 from ipybox.control.access.scopes import Principal
 from ipybox.control.errors import ConflictError
@@ -33,7 +33,11 @@ class Files:
         session = await self._alive(principal, session_id)
         await self._workspaces.create(session.id)
         stored = await self._workspaces.write(
-            session.id, path, chunks, limit=self._settings.max_upload_bytes, quota=session.limits.disk_bytes
+            session.id,
+            path,
+            self._noting(session.id, chunks),
+            limit=self._settings.max_upload_bytes,
+            quota=session.limits.disk_bytes,
         )
         self._sessions.touch(session.id)
         return stored
@@ -75,4 +79,11 @@ class Files:
         session = await self._here(principal, session_id)
         if session.status not in ALIVE:
             raise ConflictError(f"the session {session_id!r} is {session.status.value}; its files can be read only")
+        self._sessions.use(session)
         return session
+
+    async def _noting(self, session_id: str, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+        """An upload may take longer than a session is kept unused."""
+        async for chunk in chunks:
+            self._sessions.touch(session_id)
+            yield chunk

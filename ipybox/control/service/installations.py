@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from ipybox.control.db.database import Database
@@ -24,8 +25,11 @@ class Installations:
     def __init__(self, db: Database, host: SessionHost, workspaces: Workspaces, retries: Retries) -> None:
         self._db, self._host, self._workspaces, self._retries = db, host, workspaces, retries
 
-    async def of_new(self, session: Session) -> None:
+    async def of_new(self, session: Session, template: Path | None) -> None:
         """Installs what a new session has asked for, if it is not there.
+
+        Args:
+            template: Where the packages of its template are; None if it has none.
 
         Raises:
             InstallError: It did not work, and the session is not to be without.
@@ -37,7 +41,8 @@ class Installations:
             session.requested_dependencies,
             session.python_package_index_url,
             session.install_timeout,
-            allow_conflicts=True,
+            allow_conflicts=session.allow_version_conflicts,
+            template=template,
             is_first=True,
         )
         if error is not None and session.fail_on_dependency_error:
@@ -49,7 +54,9 @@ class Installations:
         dependencies: tuple[Dependency, ...],
         index_url: str | None,
         timeout: float,
+        *,
         allow_conflicts: bool,
+        template: Path | None,
         is_first: bool = False,
     ) -> InstallError | None:
         """Installs packages beside those that are there; gives why it did not work.
@@ -74,6 +81,7 @@ class Installations:
                 limits=session.limits,
                 timeout=timeout,
                 allow_conflicts=allow_conflicts,
+                template=template,
             )
         except BaseException as error:
             if is_first and isinstance(error, asyncio.CancelledError):

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol
 
 from ipybox.control.access.metrics import ServerMetrics
@@ -79,6 +80,7 @@ class _Live:
         self.ending: tuple[SessionStatus, Reason, str] | None = None
         self.up = asyncio.Event()
         self.work: asyncio.Task[None] | None = None
+        self.template_packages: Path | None = None
         self.installation: asyncio.Task[InstallError | None] | None = None
         self.turn = asyncio.Lock()
         self.over = asyncio.Event()
@@ -165,6 +167,7 @@ class Sessions:
             install_status=InstallStatus.INSTALLING if asked.dependencies else InstallStatus.COMPLETED,
             install_timeout=asked.install_timeout,
             fail_on_dependency_error=asked.fail_on_dependency_error,
+            allow_version_conflicts=asked.allow_version_conflicts,
             runtime_node=self.node,
             created_at=at,
             updated_at=at,
@@ -254,7 +257,12 @@ class Sessions:
             raise ConflictError(f"an installation is going on in the session {session_id!r}")
         live.installation = asyncio.get_running_loop().create_task(
             self._installations.install(
-                session, dependencies, index_url or session.python_package_index_url, timeout, allow_conflicts
+                session,
+                dependencies,
+                index_url or session.python_package_index_url,
+                timeout,
+                allow_conflicts=allow_conflicts,
+                template=live.template_packages,
             )
         )
         self._keep(live.installation)
@@ -466,7 +474,8 @@ class Sessions:
             files = await self._workspaces.create(session.id, is_new=session.epoch == 0)
             await self._workspaces.restore(session.id)
             warm = await self._templates.warm_spec(template)
-            await self._installations.of_new(session)
+            live.template_packages = warm.packages_dir
+            await self._installations.of_new(session, warm.packages_dir)
         spec = SessionSpec(
             id=session.id,
             warm=warm,

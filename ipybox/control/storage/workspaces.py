@@ -400,14 +400,14 @@ class Workspaces:
     def _create(self, base: Path, is_new: bool) -> Path:
         with explained(""):
             self._make_root()
+            files = base / "files"
             disk = os.statvfs(self._root)
-            if disk.f_bavail * disk.f_frsize < self._min_free_bytes:
+            if disk.f_bavail * disk.f_frsize < self._min_free_bytes and not os.path.lexists(files):
                 raise StorageFullError("less room is left on the disk than has to be kept free")
             try:
                 base.mkdir(0o700)
             except FileExistsError:
                 pass
-            files = base / "files"
             if self._copies is not None and not is_new and not os.path.lexists(files):
                 (base / _UNRESTORED).touch()
             for path in (base / "incoming", base / "packages", files):  # the last is what tells that all are there

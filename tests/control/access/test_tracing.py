@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from ipybox.control.access.tracing import NoTracing, OtelTracing, Tracing, tracing_of
@@ -70,6 +76,63 @@ async def test_without_it_the_same_calls_do_nothing() -> None:
     with pytest.raises(ValueError, match="x"), tracing.span("execution"):
         raise ValueError("x")
     tracing.close()
+
+
+def test_a_collector_that_takes_nothing_does_not_keep_a_server_from_ending(caplog: pytest.LogCaptureFixture) -> None:
+    taken = threading.Event()
+
+    class Deaf(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            taken.wait()
+            return SpanExportResult.FAILURE
+
+    tracing = OtelTracing(Deaf(), patience=0.05)
+    with tracing.span("execution"):
+        pass
+    tracing.close()
+    assert not taken.is_set()
+    assert "last spans" in caplog.text
+    taken.set()
+
+
+def test_a_span_can_begin_a_trace_of_its_own_and_be_told_more_from_within() -> None:
+    exporter = InMemorySpanExporter()
+    tracing = OtelTracing(exporter, batches=False)
+    with tracing.span("session.create"), tracing.span("execution", is_first=True):
+        tracing.note("status", "completed")
+    tracing.note("status", "nobody's")
+    tracing.close()
+    run, made = exporter.get_finished_spans()
+    assert (run.name, run.parent, dict(run.attributes or {})) == ("execution", None, {"status": "completed"})
+    assert (made.name, dict(made.attributes or {})) == ("session.create", {})
+
+
+@pytest.mark.parametrize(("protocol", "name"), [(None, "http"), ("http/protobuf", "http"), ("grpc", "grpc")])
+def test_otlp_is_the_exporter_of_its_protocol(tmp_path: Path, protocol: str | None, name: str) -> None:
+    """The packages of both are large; this one is found as they are."""
+    facts = tmp_path / "exporting-1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: exporting\nVersion: 1\n")
+    entries = "".join(f"otlp_proto_{each} = exporting:{each}\n" for each in ("http", "grpc"))
+    (facts / "entry_points.txt").write_text(f"[opentelemetry_traces_exporter]\n{entries}")
+    (tmp_path / "exporting.py").write_text(
+        "from opentelemetry.sdk.trace.export import ConsoleSpanExporter\n"
+        "def http(): return ConsoleSpanExporter(formatter=lambda span: 'http')\n"
+        "def grpc(): return ConsoleSpanExporter(formatter=lambda span: 'grpc')\n"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from ipybox.control.access.tracing import tracing_of\n"
+        "from ipybox.control.settings import ServerSettings\n"
+        "tracing = tracing_of(ServerSettings(otel=True))\n"
+        "with tracing.span('x'): pass\n"
+        "tracing.close()\n"
+    )
+    env = {each: value for each, value in os.environ.items() if not each.startswith("OTEL_")}
+    if protocol is not None:
+        env["OTEL_EXPORTER_OTLP_PROTOCOL"] = protocol
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == name
 
 
 def test_asking_for_an_exporter_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,8 @@ sys.stdin.read()
     with subprocess.Popen(argv, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        found = open_files.unnamed_bytes(os.getpid(), tmp_path.stat().st_dev)
-        elsewhere = open_files.unnamed_bytes(os.getpid(), -7)
+        found = open_files.unnamed(os.getpid(), tmp_path.stat().st_dev).bytes
+        elsewhere = open_files.unnamed(os.getpid(), -7).bytes
         process.communicate(b"")
     assert 2_000_000 <= found < 2_000_000 + 8 * mmap.PAGESIZE + MIB
     assert elsewhere == 0

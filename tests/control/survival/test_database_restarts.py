@@ -66,6 +66,7 @@ def keep_asking(server: Server, number: int) -> list[str]:
     return made
 
 
+@pytest.mark.soak
 def test_a_server_whose_database_is_gone_stops_all_the_same(
     postgres: PostgresServer, postgres_url: str, tmp_path: Path
 ) -> None:

@@ -74,6 +74,18 @@ def test_on_a_full_disk_what_can_not_be_kept_is_refused_and_all_goes_on_when_the
     assert api.get("/health/detailed").json()["status"] == "healthy"
 
 
+def test_sessions_come_back_though_the_disk_is_full_by_then(mine: Server) -> None:
+    session_id = mine.api().running_session()
+    mine.api().put(f"/sessions/{session_id}/files/kept", content=b"kept")
+    mine.kill()
+    mine.start(min_free_bytes=2**60)
+    api = mine.api()
+    assert api.session_when(session_id, "running", "failed")["status"] == "running"
+    assert api.run(session_id, "cat kept", language="shell")["stdout"] == "kept"
+    assert api.post("/sessions", json={"template_id": "python"}).status_code == 507
+    assert api.put(f"/sessions/{session_id}/files/more", content=b"more").status_code == 507
+
+
 @pytest.mark.soak
 def test_a_server_on_a_full_disk_stops_in_order(small: Server) -> None:
     api = small.api()

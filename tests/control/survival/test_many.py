@@ -69,10 +69,10 @@ def test_sessions_that_come_and_go_leave_nothing(hurt: Server, hurt_api: Api) ->
         return process.num_fds(), process.num_threads(), len(family.of(hurt)), mounts
 
     there = set(os.listdir(hurt.state_dir / "sandboxes" / "sessions"))
-    for _ in range(20):
+    for _ in range(15):
         cycle()
     before, memory = look(), process.memory_info().rss
-    for _ in range(80):
+    for _ in range(60):
         cycle()
     slack = (6, 12, 0, 0)  # connections of the database and threads come as they are needed, up to a number
     limits = [then + more for then, more in zip(before, slack, strict=True)]

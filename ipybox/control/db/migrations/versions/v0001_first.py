@@ -61,6 +61,7 @@ def upgrade() -> None:
         sa.Column("install_error", TEXT),
         sa.Column("install_timeout", sa.Integer(), nullable=False),
         sa.Column("fail_on_dependency_error", sa.Boolean(), nullable=False),
+        sa.Column("allow_version_conflicts", sa.Boolean(), nullable=False),
         sa.Column("install_started_at", TIME),
         sa.Column("install_completed_at", TIME),
         sa.Column("container_id", TEXT),
