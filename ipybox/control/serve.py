@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from ipybox.control.access.logs import logging_to
 from ipybox.control.server import ControlServer
 from ipybox.control.settings import ServerSettings
+from ipybox.sandbox import confine
 
 log = logging.getLogger("ipybox.control")
 
@@ -29,6 +30,7 @@ def serve(settings: ServerSettings, on_ready: Callable[[str], None] | None = Non
     Raises:
         ServerSettingsError, StateInUseError, SandboxUnavailableError: It can't start.
     """
+    confine.all_descriptors()  # each client and each sandbox takes some, and shells give a process 1,024
     with logging_to(settings):
         return asyncio.run(_serve(settings, on_ready or (lambda url: None)))
 

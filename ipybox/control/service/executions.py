@@ -62,11 +62,18 @@ class _Active:
     after: asyncio.Event | None = None
     """Set when the cell that came before this one is on its way."""
     sent: asyncio.Event = field(default_factory=asyncio.Event)
+    has_begun: bool = False
+    """Whether its task has; one that is cancelled before would not do anything at all."""
     is_left: bool = False
     """Whether it waits for the next server."""
 
     def ended(self, otherwise: _Ending) -> _Ending:
         return self.ending or otherwise
+
+    def call_off(self) -> None:
+        """Has it wait no longer for what it runs in."""
+        if self.running is None and self.task is not None and self.has_begun:
+            self.task.cancel()
 
 
 class Executions:
@@ -223,8 +230,7 @@ class Executions:
             return False
         if active.running is None:
             active.ending = ExecutionStatus.FAILED, Reason.INTERRUPTED, "it was interrupted before it began"
-            if active.task is not None:
-                active.task.cancel()
+            active.call_off()
             await active.done.wait()
             return True
         while not active.done.is_set():
@@ -258,13 +264,18 @@ class Executions:
                 continue
             if is_over:
                 return
+            is_told = progress is not None
             if progress is None:  # another server runs it, and nobody tells
                 progress, quiet = asyncio.Event(), min(quiet, _ELSEWHERE_SECONDS)
-            try:
-                async with asyncio.timeout(quiet):
-                    await progress.wait()
-            except TimeoutError:
+            while True:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(quiet):
+                        await progress.wait()
+                if progress.is_set():
+                    break
                 yield None
+                if not is_told:  # who is told does not look again before: many who wait would keep the database busy
+                    break
 
     # ---- for others -----------------------------------------------------------------------------------------------
 
@@ -307,8 +318,7 @@ class Executions:
         waiting = []
         for execution_id in list(self._of_session.get(session_id, ())):
             active = self._active[execution_id]
-            if active.running is None and active.task is not None:
-                active.task.cancel()
+            active.call_off()
             waiting.append(active.done.wait())
         await asyncio.gather(*waiting)
 
@@ -323,8 +333,7 @@ class Executions:
         """
         self._stopping = True
         for active in list(self._active.values()):
-            if active.running is None and active.task is not None:
-                active.task.cancel()
+            active.call_off()
         ends = [active.done.wait() for active in self._active.values() if active.running is not None]
         if ends:
             hurry = asyncio.ensure_future(self._hurry.wait())
@@ -368,6 +377,7 @@ class Executions:
 
     async def _carry_out(self, execution: Execution, active: _Active) -> None:
         """From the waiting to the result, whatever happens."""
+        active.has_begun = True
         bind_contextvars(execution_id=execution.id, session_id=execution.session_id)
         said = {"execution.id": execution.id, "session.id": execution.session_id, "kind": execution.kind.value}
         try:
@@ -417,7 +427,10 @@ class Executions:
     async def _run(self, execution: Execution, active: _Active) -> None:
         if active.after is not None:
             await active.after.wait()  # a database may take longer for the one that came first
-        running = await self._sessions.running(execution.session_id)
+        if active.ending is None and self._stopping:
+            active.is_left = True
+            return
+        running = None if active.ending is not None else await self._sessions.running(execution.session_id)
         if running is None:
             ending = active.ended((ExecutionStatus.CRASHED, Reason.SESSION_ENDED, "its session ended before it began"))
             return await self._finish(execution, *ending, events=active.events)

@@ -8,8 +8,7 @@ import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any, Protocol
 
 from ipybox.control.access.metrics import ServerMetrics
@@ -32,6 +31,7 @@ from ipybox.control.runtime.host import Ending, RunningSession, SessionHost, Ses
 from ipybox.control.service import bounds, ids
 from ipybox.control.service.ids import now
 from ipybox.control.service.installations import Installations
+from ipybox.control.service.live import Live
 from ipybox.control.service.requests import NewSession
 from ipybox.control.service.retries import Retries
 from ipybox.control.service.templates import Templates, refuse_runtime
@@ -64,36 +64,6 @@ class Dependents(Protocol):
         """Whether code runs in it, or waits."""
 
 
-class _Live:
-    """What this server knows of a session that is alive, beside the database."""
-
-    def __init__(self, session: Session) -> None:
-        self.timeout = timedelta(seconds=session.timeout)
-        self.last_activity_at = session.last_activity_at
-        self.expires_at = session.expires_at
-        self.saved = session.expires_at
-        self.mode = session.mode
-        self.created_at = session.created_at
-        self.running: RunningSession | None = None
-        self.started = 0.0
-        self.short_lives = 0
-        self.ending: tuple[SessionStatus, Reason, str] | None = None
-        self.up = asyncio.Event()
-        self.work: asyncio.Task[None] | None = None
-        self.template_packages: Path | None = None
-        self.installation: asyncio.Task[InstallError | None] | None = None
-        self.turn = asyncio.Lock()
-        self.over = asyncio.Event()
-
-    @property
-    def is_installing(self) -> bool:
-        return self.installation is not None and not self.installation.done()
-
-    def touch(self, at: datetime) -> None:
-        self.last_activity_at = at
-        self.expires_at = max(self.expires_at, at + self.timeout)
-
-
 class Sessions:
     """Makes, keeps and ends them.
 
@@ -120,7 +90,7 @@ class Sessions:
         self._templates, self._metrics, self.node, self._tracing = templates, metrics, node, tracing
         self.retries = Retries()
         self._installations = Installations(db, host, workspaces, self.retries)
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, Live] = {}
         self._making: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -193,7 +163,7 @@ class Sessions:
         except NoCapacityError:
             self.in_doubt = True
             raise
-        self._begin(session)
+        self._begin(session, is_new=True)
 
     async def get(self, principal: Principal, session_id: str) -> Session:
         """One of them. Raises :class:`RecordNotFoundError`, also when it is somebody else's."""
@@ -278,7 +248,7 @@ class Sessions:
     async def running(self, session_id: str) -> RunningSession | None:
         """Its sandbox, as soon as there is one; None when there will be none any more."""
         live = self._live.get(session_id)
-        while live is not None and not live.over.is_set():
+        while live is not None and live.ending is None and not live.over.is_set():
             if live.running is not None:
                 return live.running
             waits = [asyncio.ensure_future(event.wait()) for event in (live.up, live.over)]
@@ -381,7 +351,7 @@ class Sessions:
                 log.warning("a session is left as it is written down: %s", each.exception())
         self._live.clear()
 
-    async def _leave(self, session_id: str, live: _Live) -> None:
+    async def _leave(self, session_id: str, live: Live) -> None:
         """Ends a sandbox, and has the next server find a session as it is then."""
         if live.mode is SessionMode.STATEFUL and (await self._db.sessions.get(session_id)).epoch > 0:
             text = "the server was stopped, and the variables went with it"
@@ -402,11 +372,11 @@ class Sessions:
         """No new ones from now on."""
         self._stopping = True
 
-    def _begin(self, session: Session) -> None:
-        live = self._live[session.id] = _Live(session)
+    def _begin(self, session: Session, *, is_new: bool = False) -> None:
+        live = self._live[session.id] = Live(session, is_new)
         self._bring_up_soon(session.id, live)
 
-    def _bring_up_soon(self, session_id: str, live: _Live) -> None:
+    def _bring_up_soon(self, session_id: str, live: Live) -> None:
         live.work = asyncio.get_running_loop().create_task(self._bring_up_traced(session_id, live))
         self._keep(live.work)
 
@@ -414,12 +384,12 @@ class Sessions:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _bring_up_traced(self, session_id: str, live: _Live) -> None:
+    async def _bring_up_traced(self, session_id: str, live: Live) -> None:
         facts = {"session.id": session_id, "mode": live.mode.value}
         with self._tracing.span("session.create", facts, is_first=True):
             await self._bring_up(session_id, live)
 
-    async def _bring_up(self, session_id: str, live: _Live) -> None:
+    async def _bring_up(self, session_id: str, live: Live) -> None:
         began = time.monotonic()
         try:
             session = await self.retries.until_taken(
@@ -465,14 +435,16 @@ class Sessions:
         self._tracing.note("status", SessionStatus.RUNNING.value)
         self._watch(session_id, live, running)
 
-    async def _start(self, session: Session, live: _Live) -> RunningSession:
+    async def _start(self, session: Session, live: Live) -> RunningSession:
         template = await self.retries.until_taken(
             lambda: self._db.templates.get(session.template_id), f"the start of {session.id}"
         )
         self._tracing.note("template.id", template.id)
         with self._tracing.span("session.place"):
-            files = await self._workspaces.create(session.id, is_new=session.epoch == 0)
-            await self._workspaces.restore(session.id)
+            is_new, live.is_new = live.is_new, False
+            files = await self._workspaces.create(session.id, is_new=is_new)
+            if not is_new:  # there may be files of it elsewhere, though it never had a sandbox
+                await self._workspaces.restore(session.id)
             warm = await self._templates.warm_spec(template)
             live.template_packages = warm.packages_dir
             await self._installations.of_new(session, warm.packages_dir)
@@ -491,10 +463,10 @@ class Sessions:
 
     # ---- coming to an end -----------------------------------------------------------------------------------------
 
-    def _watch(self, session_id: str, live: _Live, running: RunningSession) -> None:
+    def _watch(self, session_id: str, live: Live, running: RunningSession) -> None:
         self._keep(asyncio.get_running_loop().create_task(self._watched(session_id, live, running)))
 
-    async def _watched(self, session_id: str, live: _Live, running: RunningSession) -> None:
+    async def _watched(self, session_id: str, live: Live, running: RunningSession) -> None:
         """A sandbox that ends though nobody asked for it is replaced, unless variables were lost with it."""
         ending = await running.ended()
         if not self._goes_on(live):
@@ -523,20 +495,20 @@ class Sessions:
         if self._goes_on(live):
             self._bring_up_soon(session_id, live)
 
-    def _goes_on(self, live: _Live) -> bool:
+    def _goes_on(self, live: Live) -> bool:
         return live.ending is None and not self._stopping
 
-    def _give_up(self, session_id: str, live: _Live, reason: Reason, detail: str) -> None:
+    def _give_up(self, session_id: str, live: Live, reason: Reason, detail: str) -> None:
         self._tracing.note("status", SessionStatus.FAILED.value)
         if self._goes_on(live):
             self._end_soon(session_id, live, SessionStatus.FAILED, reason, detail[-4000:])
 
-    def _end_soon(self, session_id: str, live: _Live, status: SessionStatus, reason: Reason, detail: str) -> None:
+    def _end_soon(self, session_id: str, live: Live, status: SessionStatus, reason: Reason, detail: str) -> None:
         """Not by who says so: its end waits for all that is under way in it."""
         live.ending = live.ending or (status, reason, detail)
         self._keep(asyncio.get_running_loop().create_task(to_the_end(self._end(session_id, live))))
 
-    async def _end(self, session_id: str, live: _Live) -> None:
+    async def _end(self, session_id: str, live: Live) -> None:
         assert live.ending is not None
         status, reason, detail = live.ending
         async with live.turn:

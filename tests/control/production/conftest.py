@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.control.object_store import CREDENTIALS, ObjectStore
 from tests.control.postgres_server import PostgresServer
 from tests.control.serving import Api, Server, eventually
 
-Fleet = Callable[[Path], Server]
+Fleet = Callable[..., Server]
 """Makes a server of a state directory; all of them share a database and a bucket."""
 
 
@@ -40,7 +41,7 @@ def fleet(postgres: PostgresServer, object_store: ObjectStore, bucket: str) -> F
     """See :data:`Fleet`."""
     database = postgres.create()
 
-    def make(state_dir: Path) -> Server:
+    def make(state_dir: Path, **more: Any) -> Server:
         return Server(
             state_dir,
             environment=CREDENTIALS,
@@ -51,6 +52,7 @@ def fleet(postgres: PostgresServer, object_store: ObjectStore, bucket: str) -> F
             console=False,
             rate_limit="100000/minute",
             drain_timeout=0.5,
+            **more,
         )
 
     return make

@@ -24,6 +24,9 @@ def test_without_the_object_store_nothing_is_promised_and_the_server_goes_on(
         assert "object store" in failed["error_message"]
         assert [each["path"] for each in failed["artifacts"]] == ["made.txt"]
         assert api.run(session, HELLO)["status"] == "completed"  # which has no files to keep
+        another = api.running_session()
+        assert api.delete(f"/sessions/{another}").status_code == 502
+        assert api.session(another)["status"] == "terminated"
         health = api.get("/health/detailed")
         assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
         storage = health.json()["dependencies"]["storage"]
@@ -31,6 +34,7 @@ def test_without_the_object_store_nothing_is_promised_and_the_server_goes_on(
         assert storage["detail"]
         assert api.get("/health").json()["status"] == "healthy"
     assert api.get("/health/detailed").status_code == 200
+    assert api.delete(f"/sessions/{another}").status_code == 204
     assert api.put(f"{url}/after.txt", content=b"after").status_code == 200
     assert api.run(session, "echo again > again.txt", language="shell")["status"] == "completed"
     there = {key.removeprefix(f"{prefix}/") for key in object_store.keys(bucket, prefix)}

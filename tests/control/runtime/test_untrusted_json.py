@@ -79,3 +79,11 @@ def test_processors_are_spread(asked: list[float]) -> None:
         assert max(used) - min(used) <= 1
     for taken in given_out:
         processors.give_back(taken)
+
+
+@pytest.mark.parametrize(
+    "text", [b'"' + b'\\"' * 2_000_000, b'"' * 2_000_001, b'"' + b"\\" * 2_000_001, b"[" * 2_000_000]
+)
+def test_a_string_that_does_not_end_is_not_looked_at_again_from_each_quotation_mark(text: bytes) -> None:
+    with pytest.raises(UntrustedJsonError):
+        untrusted_json.read(text)
