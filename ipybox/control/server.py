@@ -37,9 +37,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.answering.set()
 
-    def hurry(self) -> None:
-        """Has all that is not answered in a moment end without an answer."""
-        asyncio.get_running_loop().call_later(_HURRY_SECONDS, self._hang_up)
+    def hang_up_after(self, seconds: float) -> None:
+        """Has all that is not answered a moment after that time end without an answer: its client is slow."""
+        asyncio.get_running_loop().call_later(seconds + _HURRY_SECONDS, self._hang_up)
 
     def _hang_up(self) -> None:
         for connection in list(self.server_state.connections):
@@ -84,8 +84,10 @@ class ControlServer:
         """Takes nothing new; called again, it waits for nothing any more."""
         assert self._server is not None
         if self._server.should_exit:
-            self._server.hurry()
+            self._server.hang_up_after(0.0)
             self.plane.hurry()
+        else:
+            self._server.hang_up_after(self.settings.drain_timeout)
         self._server.should_exit = True
         self.plane.begin_to_stop()
 

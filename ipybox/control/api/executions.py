@@ -118,7 +118,8 @@ async def list_executions(
 ) -> ExecutionList:
     """Executions of a session, newest first.
 
-    With the first 100,000 characters of what they wrote; all of it is in their results.
+    With the first 100,000 characters of what they wrote, and without return values that are longer; all of it is in
+    their results.
     """
     page = await plane.executions.list(principal, session_id, limit=limit, offset=offset, cursor=cursor)
     items = []

@@ -18,6 +18,7 @@ import re
 import secrets
 import stat
 from collections.abc import AsyncIterable, Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -133,7 +134,8 @@ class Workspaces:
         if self._mirror is not None and not (removed and self._base(session_id).exists()):
             await self._mirror.remove(session_id)
         if tombstone is not None:
-            await self._threads.quick(os.rmdir, self._root / tombstone)
+            with suppress(FileNotFoundError):  # it was among the orphans for as long as it took: somebody was faster
+                await self._threads.quick(os.rmdir, self._root / tombstone)
 
     async def orphans(self, known: Collection[str]) -> list[str]:
         """Directories that belong to none of the known sessions; :meth:`remove` takes them."""
@@ -429,7 +431,8 @@ class Workspaces:
         return tombstone
 
     def _empty_tombstone(self, tombstone: str, stop: Stop) -> None:
-        _within(self._root / tombstone, lambda top: trees.empty(top, stop))
+        with suppress(FileNotFoundError):
+            _within(self._root / tombstone, lambda top: trees.empty(top, stop))
 
     async def _usage(self, session_id: str) -> trees.Usage:
         return await self._look(session_id, trees.usage)

@@ -8,6 +8,7 @@ import socket
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from tests.control.serving import HANG, Api, Server, eventually
 
@@ -105,3 +106,21 @@ def test_connections_that_say_nothing_keep_nobody_out(hurt: Server) -> None:
     finally:
         for line in lines:
             line.close()
+
+
+@pytest.mark.parametrize("mine", [{"drain_timeout": 0.3}], indirect=True)
+def test_clients_that_stand_still_do_not_keep_a_server_from_stopping(mine: Server) -> None:
+    api = mine.api()
+    session_id = api.running_session()
+    execution_id = api.submit(session_id, FLOOD, timeout=60)
+    api.execution_when(execution_id)
+    lines = [connected(mine, receive=4096) for _ in range(3)]
+    lines[0].sendall(request("PUT", f"/sessions/{session_id}/files/half", bytes(100_000), 1_000_000))
+    lines[1].sendall(request("GET", f"/executions/{execution_id}/stream"))
+    lines[2].sendall(b"GET /api/v1/heal")
+    incoming = mine.state_dir / "sandboxes" / "sessions" / session_id / "incoming"
+    eventually(lambda: os.listdir(incoming))
+    assert lines[1].recv(10).startswith(b"HTTP/1.1 2")
+    mine.stop()
+    for line in lines:
+        line.close()
