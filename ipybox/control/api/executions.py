@@ -43,7 +43,7 @@ class NotFinishedError(Exception):
     "/sessions/{session_id}/execute",
     status_code=201,
     response_model=ExecutionTicket,
-    responses=problems(404, 409),
+    responses=problems(404, 409, 507),
     operation_id="execute",
 )
 async def execute(
@@ -77,7 +77,7 @@ async def execute(
 @router.post(
     "/sessions/{session_id}/execute-sync",
     response_model=ExecutionAnswer,
-    responses=problems(404, 408, 409),
+    responses=problems(404, 408, 409, 507),
     operation_id="execute_sync",
 )
 async def execute_sync(

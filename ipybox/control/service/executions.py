@@ -22,6 +22,7 @@ from ipybox.control.errors import (
     RecordNotFoundError,
     RequestRefusedError,
     StorageError,
+    StorageFullError,
 )
 from ipybox.control.records import Artifact, Execution, ExecutionEvent, Metrics, Page, Session
 from ipybox.control.runtime.host import RunningSession, RunOutcome, RunRequest
@@ -37,6 +38,9 @@ from ipybox.control.storage.workspaces import Workspaces
 from ipybox.process.teardown import to_the_end
 
 log = logging.getLogger("ipybox.control")
+
+_LAST_ROOM = 64 * 1024 * 1024
+"""Bytes of disk below which no code is taken, which might make room, but would say something as well."""
 
 _UNFINISHED = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING)
 _KINDS = {"shell": ExecutionKind.SHELL, "javascript": ExecutionKind.JAVASCRIPT}
@@ -115,10 +119,13 @@ class Executions:
             RecordNotFoundError: There is no such session.
             ConflictError: The session has ended.
             RequestRefusedError: Such code can't run in it.
-            QuotaExceededError, NoCapacityError: Not now.
+            QuotaExceededError, NoCapacityError, StorageFullError: Not now.
         """
         if self._stopping:
             raise NoCapacityError("the server is about to stop", retry_after=10.0)
+        free = await self._workspaces.free_bytes()
+        if free < min(self._settings.min_free_bytes // 2, _LAST_ROOM):  # for what runs, and for what it says
+            raise StorageFullError(f"{free} bytes are free on the server's disk, and it keeps a reserve")
         session = await self._sessions.get(principal, asked.session_id)
         try:
             self._sessions.use(session)
