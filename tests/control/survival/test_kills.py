@@ -26,7 +26,7 @@ def survive(*options: object, command: tuple[str, ...] = ()) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=900,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:]
@@ -34,7 +34,8 @@ def survive(*options: object, command: tuple[str, ...] = ()) -> str:
 
 
 def test_a_server_that_is_killed_under_load_keeps_its_word() -> None:
-    assert "nothing acknowledged was lost" in survive("--kills", 4, "--seed", SEED)
+    """A few times here; ``python -m benchmarks.survival --kills 200`` is the same for longer."""
+    assert "nothing acknowledged was lost" in survive("--kills", 5, "--seed", SEED)
 
 
 def test_a_server_of_a_plain_user_that_is_killed_under_load_keeps_its_word() -> None:
@@ -42,11 +43,6 @@ def test_a_server_of_a_plain_user_that_is_killed_under_load_keeps_its_word() -> 
         pytest.skip("this is a plain user already")
     plain = (sys.executable, "-m", "tests.plain_user")
     assert "nothing acknowledged was lost" in survive("--kills", 2, "--seed", SEED, command=plain)
-
-
-@pytest.mark.soak
-def test_a_server_that_is_killed_200_times_keeps_its_word() -> None:
-    assert "nothing acknowledged was lost" in survive("--kills", 200, "--seed", SEED)
 
 
 def test_what_ran_is_lost_with_its_reason_and_what_it_wrote_is_kept(mine: Server) -> None:
