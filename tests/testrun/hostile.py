@@ -95,7 +95,8 @@ def hostile(kind: str) -> list[Hostile]:
 
 def make_project(directory: Path, kind: str) -> None:
     """Writes the files of one directory, under names that are those of tests."""
-    (directory / "pytest.ini").write_text("[pytest]\n")
+    # A plugin of ours for other tests, which wraps every call of a test: what is replaced is then told in other words.
+    (directory / "pytest.ini").write_text("[pytest]\naddopts = -p no:schemathesis\n")
     for source in _sources(kind):
         (directory / _name(source)).write_bytes(source.read_bytes())
 

@@ -400,6 +400,13 @@ async def _left(tests: TestRun) -> None:
     """Nobody waits for it."""
 
 
+@pytest.fixture
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place for temporary files that nobody else uses."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+
+
+@pytest.mark.usefixtures("temporary")
 @pytest.mark.parametrize("how", [_as_it_is, _stopped, _finished, _cancelled, _left], ids=lambda how: how.__name__[1:])
 @pytest.mark.asyncio
 async def test_nothing_is_left_of_a_run(tmp_path: Path, how: Callable[[TestRun], Any]) -> None:
@@ -415,6 +422,7 @@ async def test_nothing_is_left_of_a_run(tmp_path: Path, how: Callable[[TestRun],
     assert sorted(os.listdir(tmp_path)) == listing
 
 
+@pytest.mark.usefixtures("temporary")
 @pytest.mark.asyncio
 async def test_a_run_that_is_cancelled_while_it_opens_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path, test_x=_MESS)

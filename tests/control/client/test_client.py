@@ -135,9 +135,10 @@ async def test_code_goes_on_alone_and_is_found_again(client: AsyncControlClient,
 @pytest.mark.sandbox
 @pytest.mark.asyncio
 async def test_all_that_runs_in_a_session_is_interrupted_at_once(session: AsyncSession) -> None:
-    for _ in range(2):
-        await session.start("sleep 600", language="shell", timeout=600)
+    started = [await session.start("sleep 600", language="shell", timeout=600) for _ in range(2)]
     assert await session.interrupt() == 2
+    for each in started:
+        await each.wait()
     assert await session.interrupt() == 0
 
 
