@@ -33,7 +33,8 @@ class Hostile:
         message: Part of the message.
         signal: By which signal it ended.
         exit_code: What it exited with.
-        other: What it may be told as as well, where that depends on the version of Python or on installed plugins.
+        other: What it may be told as as well, where that depends on the version of Python, on installed plugins, or on
+            which of two limits is met first.
     """
 
     file: str

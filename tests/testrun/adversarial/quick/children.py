@@ -98,6 +98,7 @@ def test_multiprocessing():
 
 
 # = failed in call: Error
+# or out_of_memory
 def test_fork_bomb():
     while True:
         if os.fork() == 0:
