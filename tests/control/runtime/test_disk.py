@@ -78,10 +78,12 @@ print(flush=True)
 sys.stdin.read()
 """
     argv = [sys.executable, "-c", code]
+    # What pytest keeps of outputs has no name either.
+    before = open_files.unnamed(os.getpid(), tmp_path.stat().st_dev).bytes
     with subprocess.Popen(argv, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        found = open_files.unnamed(os.getpid(), tmp_path.stat().st_dev).bytes
+        found = open_files.unnamed(os.getpid(), tmp_path.stat().st_dev).bytes - before
         elsewhere = open_files.unnamed(os.getpid(), -7).bytes
         process.communicate(b"")
     assert 2_000_000 <= found < 2_000_000 + 8 * mmap.PAGESIZE + MIB
