@@ -76,9 +76,17 @@ def fork_server(gateway: KernelGateway) -> psutil.Process:
     (process,) = (
         each
         for each in family(gateway.pid)
-        if "ipybox.kernel_mgr.fork_server" in each.cmdline() and each.name() != "ipybox-kernel"
+        if "ipybox.kernel_mgr.fork_server" in _command(each) and each.name() != "ipybox-kernel"
     )
     return process
+
+
+def _command(process: psutil.Process) -> list[str]:
+    """What it was started with; nothing for one that was killed just before."""
+    try:
+        return process.cmdline()
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return []
 
 
 # ---- it looks like an executed one ------------------------------------------------------------------------------
