@@ -8,9 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from ipybox import __version__
@@ -18,19 +17,18 @@ from ipybox.control.access.admission import Admission
 from ipybox.control.access.authentication import Authenticator
 from ipybox.control.access.guard import Guard
 from ipybox.control.access.metrics import ServerMetrics
-from ipybox.control.access.page_headers import policy_for_page
 from ipybox.control.access.rates import Rates
 from ipybox.control.api import executions, failures, files, health, internal, keys, sessions, streams, templates
 from ipybox.control.api.answers import Presigned, Problem
 from ipybox.control.api.auditing import Auditing
 from ipybox.control.api.context import Administrator, Context, Plane
+from ipybox.control.api.docs_page import docs_router
 from ipybox.control.console.mount import add_console
 from ipybox.control.service.control_plane import ControlPlane
 from ipybox.control.settings import ServerSettings
 from ipybox.control.states import SessionStatus
 
 PREFIX = "/api/v1"
-_SWAGGER = "https://cdn.jsdelivr.net"
 _DESCRIPTION = """\
 Runs code that nobody reviewed, in sandboxes of this machine. A **template** says what sessions are made from, a
 **session** is a sandbox with files of its own, an **execution** is a run of code in it.
@@ -121,11 +119,7 @@ def _add_pages(app: FastAPI, context: Context) -> None:
     async def openapi() -> JSONResponse:
         return JSONResponse(document)
 
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        page = get_swagger_ui_html(openapi_url="/openapi.json", title="ipybox API", swagger_favicon_url="data:,")
-        page.headers["Content-Security-Policy"] = policy_for_page(bytes(page.body), assets=[_SWAGGER])
-        return page
+    app.include_router(docs_router("/openapi.json"))
 
     if context.settings.metrics:
 

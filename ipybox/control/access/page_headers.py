@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable
 
 API_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 """For what is no page. Also a file out of a workspace, which a browser may show, does nothing under it."""
@@ -29,29 +28,23 @@ API_HEADERS = {
 _INLINE = re.compile(rb"<(script|style)(?:\s[^>]*)?>(.*?)</\1\s*>", re.DOTALL | re.IGNORECASE)
 
 
-def policy_for_page(html: bytes, *, assets: Iterable[str] = (), images: Iterable[str] = ()) -> str:
+def policy_for_page(html: bytes) -> str:
     """A ``Content-Security-Policy`` for a finished page: what it loads from here, and its inline parts by their hashes.
-
-    For ``/docs``: ``html = get_swagger_ui_html(...)``, then
-    ``html.headers["Content-Security-Policy"] = policy_for_page(html.body, assets=["https://cdn.jsdelivr.net"])``.
 
     Args:
         html: The page as it is sent. Must not hold text of others in scripts.
-        assets: Origins of scripts and styles besides the server's own.
-        images: Origins of images besides the server's own.
     """
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for match in _INLINE.finditer(html):
         if match[2]:
             digest = base64.b64encode(hashlib.sha256(match[2]).digest()).decode("ascii")
             hashes[match[1].decode("ascii").lower()].append(f"'sha256-{digest}'")
-    elsewhere = list(assets)
     return "; ".join(
         [
             "default-src 'none'",
-            " ".join(["script-src 'self'", *elsewhere, *hashes["script"]]),
-            " ".join(["style-src 'self'", *elsewhere, *hashes["style"]]),
-            " ".join(["img-src 'self' data:", *elsewhere, *images]),
+            " ".join(["script-src 'self'", *hashes["script"]]),
+            " ".join(["style-src 'self'", *hashes["style"]]),
+            "img-src 'self' data:",
             "connect-src 'self'",
             "font-src 'self'",
             "form-action 'self'",

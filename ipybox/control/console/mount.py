@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from ipybox.control.console import executions, files, keys, overview, sessions, sign_in, templates, test_runs
+from ipybox.control.console.assets import assets
 from ipybox.control.console.one_time_notes import OneTimeNotes
 from ipybox.control.console.page_route import PageRoute
 from ipybox.control.console.rendering import environment, see
 from ipybox.control.console.sign_ins import SignIns
-from ipybox.control.console.static_files import FOREVER, StaticFiles
 from ipybox.control.console.visitor import Anybody, Console, console_of
 from ipybox.control.errors import RecordNotFoundError
 
@@ -20,7 +20,7 @@ _PAGES = (overview, sign_in, sessions, executions, files, templates, keys, test_
 
 def add_console(app: FastAPI) -> None:
     """Adds the pages below ``/console`` to an application whose ``state.context`` is set."""
-    static_files = StaticFiles()
+    static_files = assets()
     app.state.console = Console(
         environment=environment(static_files),
         static_files=static_files,
@@ -35,11 +35,7 @@ def add_console(app: FastAPI) -> None:
 @_own.get("/static/{digest}/{name}")
 async def static(request: Request, digest: str, name: str) -> Response:
     """A script, a style or a picture, for everybody and for good."""
-    found = console_of(request).static_files.find(digest, name)
-    headers = {"ETag": f'"{found.digest}"', "Cache-Control": FOREVER}
-    if request.headers.get("if-none-match") == headers["ETag"]:
-        return Response(status_code=304, headers=headers)
-    return Response(found.content, headers=headers, media_type=found.media_type)
+    return console_of(request).static_files.answer(request, digest, name)
 
 
 @_own.get("/{rest:path}")

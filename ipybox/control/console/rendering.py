@@ -14,8 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ipybox import __version__
+from ipybox.control.access.static_files import StaticFiles
 from ipybox.control.console import wording
-from ipybox.control.console.static_files import StaticFiles
 from ipybox.control.console.visitor import Visitor, console_of
 
 POLICY = "; ".join(

@@ -10,10 +10,10 @@ from jinja2 import Environment
 from structlog.contextvars import bind_contextvars
 
 from ipybox.control.access.scopes import Principal, Scope
+from ipybox.control.access.static_files import StaticFiles
 from ipybox.control.api.context import context_of, principal_of
 from ipybox.control.console.one_time_notes import Note, OneTimeNotes
 from ipybox.control.console.sign_ins import COOKIE, SignIns
-from ipybox.control.console.static_files import StaticFiles
 from ipybox.control.errors import RateLimitedError, UnauthenticatedError
 from ipybox.control.service.control_plane import ControlPlane
 

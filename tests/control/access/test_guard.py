@@ -351,10 +351,7 @@ async def test_pages_have_a_policy_of_their_own() -> None:
     assert "unsafe" not in policy
     assert len(answer.headers.get_list("x-request-id")) == 1
     assert answer.headers["x-request-id"].startswith("req_")
-    elsewhere = policy_for_page(b"", assets=["https://cdn.example"], images=["https://img.example"]).split("; ")
-    assert elsewhere[0] == "default-src 'none'"
-    assert "script-src 'self' https://cdn.example" in elsewhere
-    assert "img-src 'self' data: https://cdn.example https://img.example" in elsewhere
+    assert "//" not in policy, "a page loads nothing from elsewhere"
     assert answer.headers.get_list("cache-control") == ["max-age=60"]
     assert answer.headers["x-content-type-options"] == "nosniff"
 

@@ -51,12 +51,12 @@ class Windows:
         self._browser = browser
 
     @contextmanager
-    def open(self, url: str, **context: Any) -> Iterator[Window]:
-        """A window at the first page of a console; expects that it has nothing to complain about at the end."""
+    def open(self, url: str, *, path: str = "/console", **context: Any) -> Iterator[Window]:
+        """A window at a page of a server; expects that it has nothing to complain about at the end."""
         made: BrowserContext = self._browser.new_context(base_url=url, **context)
         try:
             window = Window(made.new_page())
-            window.page.goto("/console")
+            window.page.goto(path)
             yield window
             assert window.complaints == []
         finally:

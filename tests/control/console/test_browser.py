@@ -287,3 +287,30 @@ def test_the_report_of_a_test_run_opens_and_runs_nothing(windows: Windows, open_
         assert window.page.locator("img[src=x]").count() == 0
         expect(window.page.locator("body")).to_contain_text(re.compile(re.escape(f"test_{HOSTILE}")))
         assert window.page.evaluate("origin") == "null"
+
+
+def test_the_api_is_tried_out_from_its_documentation_which_loads_nothing_from_elsewhere(
+    windows: Windows, keyed_server: Server, admin_key: str
+) -> None:
+    with windows.open(keyed_server.url, path="/docs") as window:
+        page = window.page
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.reload()
+        page.get_by_role("button", name="Authorize").click()
+        page.get_by_label("auth-bearer-value").fill(admin_key)
+        page.get_by_role("button", name="Apply credentials").click()
+        page.get_by_role("button", name="Close").click()
+        operation = page.locator(".opblock", has=page.locator('[data-path="/api/v1/templates"]')).and_(
+            page.locator(".opblock-get")
+        )
+        operation.locator(".opblock-summary-control").click()
+        operation.get_by_role("button", name="Try it out").click()
+        operation.get_by_role("button", name="Execute").click()
+        answer = operation.locator(".live-responses-table")
+        expect(answer.locator(".response-col_status").last).to_contain_text("200")
+        expect(answer).to_contain_text('"python"')
+        assert {url.partition("/api/")[0].partition("/docs")[0].partition("/openapi")[0] for url in asked} <= {
+            keyed_server.url,
+            "data:,",
+        }

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
+from ipybox.control.console.assets import assets
 from ipybox.control.console.rendering import environment
-from ipybox.control.console.static_files import StaticFiles
 from ipybox.control.records import Artifact, Metrics
 from ipybox.control.states import ExecutionStatus, InstallStatus, Reason
 from tests.control.console.site import HOSTILE
 from tests.control.made import NOW, a_session, an_execution
 
-PAGES = environment(StaticFiles())
+PAGES = environment(assets())
 
 
 def _made(name: str, **facts: Any) -> str:
