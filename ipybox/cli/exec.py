@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import queue
 import select
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 from ipybox.cli.env import parse_env
+from ipybox.cli.outlets import Outlets, write_all
 from ipybox.command.cancellation import Cancellation
 from ipybox.command.driver import CommandDriver
 from ipybox.command.policy import ExecutionPolicy
@@ -98,11 +98,11 @@ async def _run(sandbox: CommandDriver, argv: Sequence[str], *, as_json: bool) ->
     # Whoever reads what we write may have stopped doing that; the command's time is over all the same.
     loop.call_later(sandbox.policy.timeout + _LAST_SECONDS, cancellation.cancel)
     stdin = None if sys.stdin is None or sys.stdin.isatty() else _stdin()
-    on_bytes = None if as_json else _Outlets(loop).write
+    on_bytes = None if as_json else _writing_to(Outlets())
     result = await sandbox.execute(argv, stdin, on_bytes=on_bytes, cancellation=cancellation)
     if as_json:
         text = json.dumps({**result.to_dict(), "stop_reason": result.stop_reason}, indent=2) + "\n"
-        _write_all(1, text.encode())
+        write_all(1, text.encode())
     elif result.stop_reason not in (None, "signal", "cancelled"):
         _complain(_reason(result), 0)
     return INTERRUPTED if result.stop_reason == "cancelled" else result.exit_code
@@ -113,50 +113,14 @@ def _reason(result: ExecResult) -> str:
     return f"stopped after {result.duration:.2f} s: {why[str(result.stop_reason)]}"
 
 
-class _Outlets:
-    """Our stdout and stderr. A thread writes, as nobody knows how long that takes; it does not hold up our end."""
+def _writing_to(outlets: Outlets) -> Callable[[StreamName, bytes], Awaitable[None]]:
+    """Passes on what comes. What was closed when we started takes nothing, as everywhere."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._queue: queue.SimpleQueue[tuple[int, bytes, asyncio.Future[None]]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="ipybox-stdout", daemon=True).start()
-
-    async def write(self, stream: StreamName, data: bytes) -> None:
-        """Passes it on. What was closed when we started takes nothing, as everywhere."""
+    async def write(stream: StreamName, data: bytes) -> None:
         if (sys.stdout if stream == "out" else sys.stderr) is not None:
-            written: asyncio.Future[None] = self._loop.create_future()
-            self._queue.put((1 if stream == "out" else 2, data, written))
-            await written
+            await outlets.write(1 if stream == "out" else 2, data)
 
-    def _work(self) -> None:
-        while True:
-            fd, data, written = self._queue.get()
-            error: OSError | None = None
-            try:
-                _write_all(fd, data)
-            except OSError as caught:
-                error = caught
-            try:
-                self._loop.call_soon_threadsafe(_settle, written, error)
-            except RuntimeError:
-                return  # the loop is closed: nobody waits any more
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        try:
-            data = data[os.write(fd, data) :]
-        except BlockingIOError:
-            select.select([], [fd], [])
-
-
-def _settle(written: asyncio.Future[None], error: OSError | None) -> None:
-    if written.done():
-        return
-    if error is None:
-        written.set_result(None)
-    else:
-        written.set_exception(error)
+    return write
 
 
 async def _stdin() -> AsyncIterator[bytes]:

@@ -10,17 +10,17 @@ import threading
 
 
 class Outlets:
-    """Writes to descriptors 1 and 2, in order. What was closed when we started takes nothing."""
+    """Writes to descriptors 1 and 2, in order."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[tuple[int, bytes, asyncio.Future[None]]] = queue.SimpleQueue()
         threading.Thread(target=self._work, name="ipybox-outlets", daemon=True).start()
 
-    async def write(self, fd: int, text: str) -> None:
+    async def write(self, fd: int, data: bytes) -> None:
         """Returns when it is written. Raises ``OSError``, such as ``BrokenPipeError`` when the reader has gone."""
         written: asyncio.Future[None] = self._loop.create_future()
-        self._queue.put((fd, text.encode("utf-8", "backslashreplace"), written))
+        self._queue.put((fd, data, written))
         await written
 
     def _work(self) -> None:

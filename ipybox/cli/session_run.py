@@ -164,7 +164,7 @@ class Shown:
 
     async def _write(self, fd: int, text: str) -> None:
         if not self._is_quiet and (sys.stdout if fd == 1 else sys.stderr) is not None:
-            await self._outlets.write(fd, text)
+            await self._outlets.write(fd, text.encode("utf-8", "backslashreplace"))
 
 
 def _save(image: bytes, directory: Path, ending: str) -> Path:
