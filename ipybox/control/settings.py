@@ -38,6 +38,8 @@ class ServerSettings:
 
     host: str = setting("127.0.0.1", "Name or address to listen on.")
     port: int = setting(8000, "Port to listen on; 0 picks a free one.")
+    tls_cert: str = setting("", "File with a certificate (PEM, with its chain) to serve https with. Default: http.")
+    tls_key: str = setting("", "File with the certificate's key (PEM, no password), if it is not in the same one.")
     state_dir: str = setting("", "Directory for the database, workspaces and packages. Default: ~/.local/state/ipybox.")
     database_url: str = setting(
         "", "postgresql://USER:PASSWORD@HOST/NAME. Default: SQLite in the state directory.", secret=True
@@ -70,6 +72,7 @@ class ServerSettings:
     max_output_bytes: int = setting(10 * MIB, "Output that is kept per stream and execution; the rest is counted.")
     min_free_bytes: int = setting(256 * MIB, "Room on the disk below which nothing new is taken.")
     keep_ended_sessions: int = setting(7 * 86400, "Seconds after which ended sessions are forgotten, files and all.")
+    keep_audit: int = setting(90 * 86400, "Seconds after which entries of the audit log are forgotten.")
     warm: tuple[str, ...] = setting(
         (), "Templates to have ready at the start, besides those marked warm that were used."
     )
@@ -96,6 +99,8 @@ class ServerSettings:
             raise ServerSettingsError("log_level", f"must be DEBUG, INFO, WARNING or ERROR, got {self.log_level!r}")
         if not 0 <= self.port <= 65535:
             raise ServerSettingsError("port", f"must be from 0 to 65535, got {self.port}")
+        if self.tls_key and not self.tls_cert:
+            raise ServerSettingsError("tls_key", "is the key of a certificate, which tls_cert has to name")
         if not self.sandbox:
             raise ServerSettingsError("sandbox", "code of others runs in a sandbox or not at all; leave it out")
         if self.workspace_url and not self.workspace_url.startswith("s3://"):

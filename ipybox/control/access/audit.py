@@ -56,6 +56,7 @@ class AuditLog:
         self._batch_seconds = batch_seconds
         self._waiting: deque[AuditEntry] = deque()
         self._lost = 0
+        self._failed = False
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._closing = False
@@ -153,12 +154,13 @@ class AuditLog:
     async def _flushed(self) -> bool:
         try:
             await self.flush()
-        except ControlError as error:  # the database does not answer, or is full
-            log.warning("the audit log is not written down yet: %s", error)
+        except Exception as error:
+            is_known = isinstance(error, ControlError)  # the database does not answer, or is full
+            # Once with all that is known about it; it is tried again every few seconds.
+            log.warning("the audit log is not written down yet: %s", error, exc_info=not is_known and not self._failed)
+            self._failed = True
             return False
-        except Exception:
-            log.exception("the audit log could not be written; it is tried again")
-            return False
+        self._failed = False
         return True
 
 

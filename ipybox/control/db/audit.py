@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
 
 from ipybox.control.db.cursors import cursor as cursor_of
 from ipybox.control.db.cursors import position
@@ -15,9 +15,12 @@ from ipybox.control.db.transactions import Transactions
 from ipybox.control.errors import RequestRefusedError
 from ipybox.control.records import AuditEntry, Page
 
+_FORGOTTEN_AT_ONCE = 5000
+"""Others wait to write meanwhile."""
+
 
 class Audit:
-    """Entries, which are only ever added."""
+    """Entries, which are added, and forgotten when they are old; never changed."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
@@ -32,6 +35,12 @@ class Audit:
             connection.execute(insert(audit_entries), rows)
 
         await self._transactions.write(work)
+
+    async def forget_before(self, when: datetime) -> int:
+        """Forgets entries from before that moment, the oldest first, and gives how many; not all of them at once."""
+        oldest = select(audit_entries.c.id).where(audit_entries.c.at < when).order_by(audit_entries.c.at)
+        statement = delete(audit_entries).where(audit_entries.c.id.in_(oldest.limit(_FORGOTTEN_AT_ONCE)))
+        return await self._transactions.write(lambda connection: connection.execute(statement).rowcount)
 
     async def list(
         self,

@@ -207,6 +207,8 @@ class ControlPlane:
             with suppress(RecordNotFoundError):  # another server has forgotten it
                 await self.sessions.forget(session_id)
         await self.db.answers.forget_before(now() - _KEEP_ANSWERS)
+        while await self.db.audit.forget_before(now() - timedelta(seconds=self.settings.keep_audit)):
+            pass
 
     def _repeat(self, work: Callable[[], Awaitable[None]], seconds: float) -> None:
         async def forever() -> None:

@@ -38,6 +38,18 @@ async def test_filters_go_together(database: Database) -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_is_old_is_forgotten_bit_by_bit_and_no_number_is_given_twice(database: Database) -> None:
+    entries = [an_audit_entry(at=later(each // 6000)) for each in range(12_000)]
+    await database.audit.append([*entries, an_audit_entry(at=later(9))])
+    assert [await database.audit.forget_before(later(2)) for _ in range(4)] == [5000, 5000, 2000, 0]
+    await database.audit.append([an_audit_entry(at=later(9))])
+    assert [each.id for each in (await database.audit.list(limit=10)).items] == [12_002, 12_001]
+    assert await database.audit.forget_before(later(10)) == 2
+    await database.audit.append([an_audit_entry(at=later(11))])
+    assert [each.id for each in (await database.audit.list(limit=10)).items] == [12_003]
+
+
+@pytest.mark.asyncio
 async def test_pages_have_each_entry_once(database: Database) -> None:
     await database.audit.append([an_audit_entry() for _ in range(5)])
     first = await database.audit.list(limit=2)
