@@ -25,7 +25,11 @@ USAGE, TIMEOUT, OURSELVES, INTERRUPTED = 2, 124, 125, 130
 ServerUrl = Annotated[
     str | None,
     typer.Option(
-        "--server", metavar="URL", envvar="IPYBOX_SERVER", help="Address of the server. Default: http://127.0.0.1:8000."
+        "--server",
+        metavar="URL",
+        envvar="IPYBOX_SERVER",
+        help="Address of the server. Default: http://127.0.0.1:8000. If its certificate is of your own making, "
+        "IPYBOX_CA_FILE names a PEM file.",
     ),
 ]
 ServerKey = Annotated[

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ipybox.control.access.logs import logging_to
+from ipybox.control.errors import ServerSettingsError
 from ipybox.control.server import ControlServer
 from ipybox.control.settings import ServerSettings
 from ipybox.sandbox import confine
@@ -22,7 +23,7 @@ def serve(settings: ServerSettings, on_ready: Callable[[str], None] | None = Non
     """Serves until SIGTERM or SIGINT, and returns the exit code.
 
     The first signal lets running executions come to an end for ``drain_timeout`` seconds; the second does not. One
-    that comes before it serves ends it at once.
+    that comes before it serves ends it at once. SIGHUP has it read its certificate again.
 
     Args:
         on_ready: Called with the URL as soon as requests are answered.
@@ -48,12 +49,22 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[str], None]) -> i
         is_called_off = True
         starting.cancel()
 
-    with _signals(asked_to_stop):
+    def asked_to_reload() -> None:
+        try:
+            server.reload_certificate()
+        except ServerSettingsError as error:
+            log.error("it goes on with the certificate that it has: %s", error)
+        else:
+            log.info("certificate read", extra={"tls_cert": settings.tls_cert})
+
+    with _signals(asked_to_stop, asked_to_reload if settings.tls_cert else None):
         try:
             async with server:
                 is_up = True
                 facts = {"url": server.url, "state_dir": settings.state_dir, "needs_key": settings.needs_key}
                 log.info("serving", extra=facts)
+                if not settings.is_loopback and not settings.tls_cert:
+                    log.warning("keys are sent in the clear, unless a proxy that speaks TLS is in front; see tls_cert")
                 on_ready(server.url)
                 await server.stopped()
         except asyncio.CancelledError:
@@ -63,14 +74,16 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[str], None]) -> i
 
 
 @contextmanager
-def _signals(asked_to_stop: Callable[[], None]) -> Iterator[None]:
-    """Takes the signals that ask it to stop, until everything is down."""
+def _signals(asked_to_stop: Callable[[], None], asked_to_reload: Callable[[], None] | None) -> Iterator[None]:
+    """Takes the signals that ask it for something, until everything is down."""
     loop = asyncio.get_running_loop()
     for signum in _SIGNALS:
         loop.add_signal_handler(signum, asked_to_stop)
+    if asked_to_reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, asked_to_reload)
     try:
         yield
     finally:
-        for signum in _SIGNALS:
+        for signum in (*_SIGNALS, signal.SIGHUP) if asked_to_reload is not None else _SIGNALS:
             loop.remove_signal_handler(signum)
             signal.signal(signum, signal.SIG_IGN)  # it has stopped already

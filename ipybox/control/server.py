@@ -14,6 +14,7 @@ import uvicorn
 
 from ipybox.control.access.connections import PromptHttp
 from ipybox.control.app import create_app
+from ipybox.control.certificates import Certificate
 from ipybox.control.errors import ServerSettingsError
 from ipybox.control.service.control_plane import ControlPlane
 from ipybox.control.settings import ServerSettings
@@ -70,6 +71,7 @@ class ControlServer:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self._port = 0
+        self._certificate: Certificate | None = None
         self._stack = AsyncExitStack()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -78,7 +80,17 @@ class ControlServer:
     def url(self) -> str:
         """Such as ``http://127.0.0.1:8000``."""
         host = self.settings.host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
+        scheme = "http" if self._certificate is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self._port}"
+
+    def reload_certificate(self) -> None:
+        """Reads the files of its certificate again; connections that are open go on with the old one.
+
+        Raises:
+            ServerSettingsError: They can't be used. It serves with the old one.
+        """
+        if self._certificate is not None:
+            self._certificate.reload()
 
     def begin_to_stop(self) -> None:
         """Takes nothing new; called again, it waits for nothing any more."""
@@ -98,6 +110,8 @@ class ControlServer:
 
     async def __aenter__(self) -> Self:
         try:
+            if self.settings.tls_cert:
+                self._certificate = Certificate(self.settings)
             listeners = self._listen()
             for listener in listeners:
                 self._stack.callback(listener.close)
@@ -117,6 +131,9 @@ class ControlServer:
                 timeout_keep_alive=30,
                 timeout_graceful_shutdown=math.ceil(self.settings.drain_timeout) + 1,
             )
+            if self._certificate is not None:
+                config.load()
+                config.ssl = self._certificate.context
             self._server = _Server(config)
             self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=listeners))
             self._stack.push_async_callback(self._stop)

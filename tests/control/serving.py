@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -40,11 +41,19 @@ def eventually(look: Callable[[], T], wanted: Callable[[T], object] = bool, seco
 class Api(httpx.Client):
     """The API of a server, from its prefix on."""
 
-    def __init__(self, url: str, key: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         given = dict(headers or {})
         if key is not None:
             given["Authorization"] = f"Bearer {key}"
-        super().__init__(base_url=f"{url}/api/v1", headers=given, timeout=HANG, trust_env=False)
+        super().__init__(
+            base_url=f"{url}/api/v1", headers=given, timeout=HANG, trust_env=False, verify=True if tls is None else tls
+        )
 
     def new_session(self, template_id: str = "python", **body: Any) -> str:
         """Id of a new session, which is still about to start."""
@@ -168,7 +177,7 @@ class Server:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], HANG)
         self.url = self._process.stdout.readline().strip() if ready else ""
-        if not self.url.startswith("http://"):
+        if not self.url.startswith("http"):
             self.kill()
             pytest.fail(f"the server did not start: {self.log}")
 
@@ -182,6 +191,11 @@ class Server:
         """Sends SIGTERM."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+
+    def reload(self) -> None:
+        """Sends SIGHUP."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def wait(self) -> int:
         """Its exit code, when it has ended."""

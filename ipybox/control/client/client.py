@@ -33,10 +33,12 @@ class AsyncControlClient:
         api_key: A key for it; ``IPYBOX_API_KEY`` if it is left out, or none.
         timeout: Seconds without a sign of the server after which it counts as gone.
         retries: How often a request is repeated.
-        tls: For a server with a certificate of one's own.
+        tls: For a server with a certificate of one's own. If it is left out and there is an ``IPYBOX_CA_FILE``, what
+            certificates in that file (PEM) vouch for is believed, and nothing else.
 
     Raises:
         ValueError: The address or the key can't be one.
+        OSError: The file of certificates can't be used.
 
     Attributes:
         templates, sessions, executions, files, keys, server: What can be asked, a method for each route.
@@ -55,7 +57,7 @@ class AsyncControlClient:
         key = checked_key(os.environ.get("IPYBOX_API_KEY") if api_key is None else api_key)
         if timeout <= 0 or retries < 0:
             raise ValueError("timeout must be positive, and retries must not be negative")
-        self._line = Line(url, key, timeout=timeout, retries=retries, verify=tls)
+        self._line = Line(url, key, timeout=timeout, retries=retries, verify=tls or _own_authority())
         self.templates = AsyncTemplates(self._line)
         self.sessions = AsyncSessions(self._line)
         self.executions = AsyncExecutions(self._line)
@@ -141,3 +143,13 @@ class AsyncControlClient:
 
     def _session(self, id: str) -> AsyncSession:
         return AsyncSession(self.sessions, self.executions, self.files, id)
+
+
+def _own_authority() -> ssl.SSLContext | None:
+    file = os.environ.get("IPYBOX_CA_FILE")
+    if not file:
+        return None
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as error:
+        raise OSError(f"the certificates in IPYBOX_CA_FILE, {file}, can't be used: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from html import unescape
 from html.parser import HTMLParser
@@ -18,8 +19,8 @@ _TOKEN = re.compile(r'name="form_token" value="([^"]+)"')
 class Site(httpx.Client):
     """A browser without scripts; it does not follow redirects."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(base_url=url, timeout=60.0, trust_env=False)
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(base_url=url, timeout=60.0, trust_env=False, verify=True if tls is None else tls)
 
     def token(self, page: str = "/console/sessions") -> str:
         """What forms of a page bring along."""

@@ -1,0 +1,39 @@
+"""TLS of a server: its certificate, which may be replaced while it serves. Floor: control."""
+
+from __future__ import annotations
+
+import ssl
+
+from ipybox.control.errors import ServerSettingsError
+from ipybox.control.settings import ServerSettings
+
+
+class Certificate:
+    """A certificate and its key, for all connections of a server.
+
+    Attributes:
+        context: For listening.
+
+    Raises:
+        ServerSettingsError: One of the files can't be read, is none, or they do not belong together.
+    """
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._chain, self._key = settings.tls_cert, settings.tls_key or None
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self.context.set_alpn_protocols(["http/1.1"])
+        self.reload()
+
+    def reload(self) -> None:
+        """Takes what the files hold now, for new connections. What can't be taken leaves it as it was."""
+        self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # one that failed half way would be left with another's key
+        self._load(self.context)
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        try:
+            # Without a password of its own, OpenSSL would ask the terminal for one.
+            context.load_cert_chain(self._chain, self._key, password=lambda: "")
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            files = " and ".join(filter(None, [self._chain, self._key]))
+            raise ServerSettingsError("tls_cert", f"{files} can't be used: {error}") from error
