@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
@@ -89,6 +90,11 @@ def main(arguments: Sequence[str]) -> None:
     run(dict(os.environ))
 
 
+_ROOM_SECONDS = 2.0
+"""For how long it is tried again to make a process where there are too many."""
+_ROOM_LOOK_SECONDS = 0.02
+
+
 class Agent:
     """Answers requests.
 
@@ -122,12 +128,23 @@ class Agent:
         if not data:
             return self._loop.stop()
         for head, body in self._decoder.feed(data):
-            number = value(head, "id", int)
-            try:
-                self._operations[value(head, "op", str)](number, head, body)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                self._answer(number, {"failed": reason, "errno": error.errno or errno.EIO})
+            self._do(value(head, "id", int), head, body, time.monotonic() + _ROOM_SECONDS)
+
+    def _do(self, number: int, head: dict[str, Any], body: bytes, until: float) -> None:
+        try:
+            self._operations[value(head, "op", str)](number, head, body)
+        except OSError as error:
+            failed = {"failed": error.strerror or str(error), "errno": error.errno or errno.EIO}
+            if error.errno != errno.EAGAIN or time.monotonic() > until:
+                return self._answer(number, failed)
+            # Processes that were killed a moment ago count until they are gone, which many take a while to be.
+            again = self._loop.after(_ROOM_LOOK_SECONDS, partial(self._do, number, head, body, until))
+
+            def give_up() -> None:
+                again.cancel()
+                self._answer(number, failed)
+
+            self._running[number] = give_up
 
     def _answer(self, number: int, head: dict[str, Any], body: bytes = b"") -> None:
         self._running.pop(number, None)

@@ -14,6 +14,7 @@ import pytest
 
 from ipybox.errors import (
     PolicyError,
+    ProgramStartError,
     SandboxEndedError,
     SandboxExpiredError,
     SandboxUnavailableError,
@@ -310,6 +311,31 @@ async def test_a_fork_bomb_stays_within_its_limit_and_its_time(others: set[psuti
         await sandbox.commands.run("b() { b | b & }; b", timeout=1)
         assert await sandbox.files.list() == []
     assert await eventually(lambda: not below() - others, HANG)
+
+
+@sandboxed
+async def test_a_command_waits_a_moment_for_room_that_processes_are_about_to_leave() -> None:
+    crowd = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing is left of those that end
+try:
+    while True:
+        if os.fork() == 0:
+            os.setsid()
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            os._exit(0)
+except BlockingIOError:
+    pass
+"""
+    async with AsyncSandbox.create(processes=32) as sandbox:
+        await sandbox.run_code(crowd)
+        with pytest.raises(ProgramStartError, match="temporarily unavailable"):
+            await sandbox.commands.run("true")
+        waiting = asyncio.ensure_future(sandbox.commands.run("echo room"))
+        await asyncio.sleep(0)  # it is asked for
+        await sandbox.files.write("go", b"")
+        assert (await waiting).stdout == "room\n"
 
 
 @sandboxed
