@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,8 @@ log = logging.getLogger("ipybox.sandbox")
 _INTERVAL = 0.05
 _FAMILY_EVERY = 10
 _LARGE_FAMILY_EVERY = 2
+_CLOSE_LOOK_SECONDS = 0.05
+"""For which what processes share is looked at before everybody else is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class MemoryGuard:
     def __init__(self) -> None:
         self._guarded: set[Guarded] = set()
         self._task: asyncio.Task[None] | None = None
+        self._closer: dict[Guarded, _CloserLook] = {}
 
     def add(self, guarded: Guarded) -> None:
         """Begins to watch one."""
@@ -68,8 +73,8 @@ class MemoryGuard:
         while self._guarded:
             families: dict[Guarded, int] = {}
             if looks % every == 0 and any(guarded.root for guarded in self._guarded):
-                families, is_large = await asyncio.to_thread(_families, list(self._guarded))
-                every = _LARGE_FAMILY_EVERY if is_large else _FAMILY_EVERY
+                families, is_large = await asyncio.to_thread(_families, list(self._guarded), self._closer)
+                every = 1 if self._closer else _LARGE_FAMILY_EVERY if is_large else _FAMILY_EVERY
             for guarded in list(self._guarded):
                 used = max(memory.used(guarded.pid, guarded.limit), families.get(guarded, 0))
                 if used > guarded.limit:
@@ -82,8 +87,26 @@ class MemoryGuard:
             await asyncio.sleep(_INTERVAL)  # memory use has no event to wait for without a cgroup
 
 
-def _families(all_guarded: Sequence[Guarded]) -> tuple[dict[Guarded, int], bool]:
-    """Bytes of programs with all below them, and whether one of them is a large family."""
+class _CloserLook:
+    """Bytes of processes, what they share counted once: found out process by process."""
+
+    def __init__(self, pids: Sequence[int], limit: int) -> None:
+        self._left, self._limit = deque(pids), limit
+        self.used = 0
+
+    def go_on(self) -> bool:
+        """Looks at one more; says whether it knows enough."""
+        self.used += proportional(self._left.popleft())
+        return not self._left or self.used > self._limit
+
+
+def _families(all_guarded: Sequence[Guarded], closer: dict[Guarded, _CloserLook]) -> tuple[dict[Guarded, int], bool]:
+    """Bytes of programs with all below them, and whether one of them is a large family.
+
+    Args:
+        closer: Families that could be above their limit, or share much. To find that out can take a second for each
+            hundred processes, so they take turns, and go on with the next call; none keeps another one waiting.
+    """
     tree = warden.parents()
     children: dict[int, list[int]] = {}
     for pid, parent in tree.items():
@@ -94,14 +117,23 @@ def _families(all_guarded: Sequence[Guarded]) -> tuple[dict[Guarded, int], bool]
             pids = [*children.get(guarded.root, ())]
             for pid in pids:  # which grows meanwhile
                 pids += children.get(pid, ())
-            used[guarded] = _of_all(pids, guarded.limit)
+            at_most = sum(map(resident, pids))  # forks share most of theirs
+            if at_most <= guarded.limit:
+                used[guarded] = at_most
+                closer.pop(guarded, None)
+            elif guarded not in closer:
+                closer[guarded] = _CloserLook(pids, guarded.limit)
             largest = max(largest, len(pids))
+    for gone in closer.keys() - set(all_guarded):
+        del closer[gone]
+    until = time.monotonic() + _CLOSE_LOOK_SECONDS
+    while closer:
+        guarded = next(iter(closer))
+        look = closer.pop(guarded)
+        if look.go_on():
+            used[guarded] = look.used
+        else:
+            closer[guarded] = look  # behind all others
+        if time.monotonic() >= until:
+            break
     return used, largest > 2
-
-
-def _of_all(pids: Sequence[int], limit: int) -> int:
-    """Bytes of processes, what they share counted once."""
-    used = sum(resident(pid) for pid in pids)
-    if used <= limit:
-        return used  # at most: forks share most of theirs
-    return sum(proportional(pid) for pid in pids)

@@ -10,24 +10,35 @@ from contextlib import contextmanager
 
 import pytest
 
+from ipybox.process import memory
 from ipybox.process.memory import resident
+from ipybox.sandbox import memory_guard
 from ipybox.sandbox.memory_guard import Guarded, MemoryGuard
 
 HANG = 10.0
 MIB = 1024 * 1024
 HOARD = f"""
-import os, sys, time
+import ctypes, os, sys, threading, time
 if sys.argv[1] == 'child' and os.fork():
     time.sleep(999)
 hoard = b'x' * {60 * MIB}
-print('up', flush=True)
-time.sleep(999)
+if sys.argv[1] == 'forks':
+    for _ in range(40):
+        if not os.fork():
+            time.sleep(999)
+def go_on():
+    print('up', flush=True)
+    time.sleep(999)
+if sys.argv[1] == 'thread':
+    threading.Thread(target=lambda: (time.sleep(0.2), go_on())).start()
+    ctypes.CDLL(None).pthread_exit(None)
+go_on()
 """
 
 
 @contextmanager
 def hoarder(where: str) -> Iterator[int]:
-    """A process with 60 MiB, of its own or in a child."""
+    """A process with 60 MiB: its own, in a child, shared with forks, or of a thread that is left of it."""
     argv = [sys.executable, "-I", "-S", "-c", HOARD, where]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, process_group=0)
     assert process.stdout is not None
@@ -110,3 +121,38 @@ async def test_what_was_removed_is_not_watched_and_the_watch_begins_again() -> N
             await noticed.wait()
     await guard.close()
     await guard.close()
+
+
+@pytest.mark.asyncio
+async def test_a_family_that_takes_long_to_look_at_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred forks that share a lot take a second, and cost who makes them nothing."""
+    looks: list[int] = []
+
+    def proportional(pid: int) -> int:
+        looks.append(pid)
+        return memory.proportional(pid)
+
+    monkeypatch.setattr(memory_guard, "proportional", proportional)
+    monkeypatch.setattr(memory_guard, "_CLOSE_LOOK_SECONDS", 0.0)
+    noticed = asyncio.Event()
+    guard = MemoryGuard()
+    with hoarder("forks") as large, hoarder("child") as small:
+        guard.add(Guarded(large, large, 500 * MIB, lambda used: pytest.fail("it shares nearly all of that")))
+        guard.add(Guarded(small, small, 50 * MIB, lambda used: noticed.set()))
+        async with asyncio.timeout(HANG):
+            await noticed.wait()
+        await guard.close()
+    assert len(looks) < 20
+
+
+@pytest.mark.asyncio
+async def test_a_process_whose_first_thread_has_ended_still_has_its_memory() -> None:
+    noticed = asyncio.Event()
+    guard = MemoryGuard()
+    with hoarder("thread") as pid:
+        assert resident(pid) > 60 * MIB
+        assert memory.proportional(pid) > 60 * MIB
+        guard.add(Guarded(pid, pid, 50 * MIB, lambda used: noticed.set()))
+        async with asyncio.timeout(HANG):
+            await noticed.wait()
+        await guard.close()
