@@ -107,6 +107,8 @@ def exec_(
 ) -> None:
     """Run one command in a sandbox: pass its input and output through, exit with its truth.
 
+    In a session of an `ipybox serve`, that is `ipybox session exec`.
+
     Exit codes: the command's; 124 timeout; 125 ipybox itself failed; 126 not executable; 127 not found; 128+N ended by
     signal N; 130 Ctrl-C.
     """

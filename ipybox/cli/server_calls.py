@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ipybox.control.errors import ControlError, RequestRefusedError
+from ipybox.control.errors import ControlError, RequestRefusedError, ServerError
 from ipybox.testrun.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
     from ipybox.control.client.client import AsyncControlClient
 
 USAGE, TIMEOUT, OURSELVES, INTERRUPTED = 2, 124, 125, 130
+_REFUSED = (400, 422)
+"""Statuses that say that what was typed makes no sense."""
 ServerUrl = Annotated[
     str | None,
     typer.Option(
@@ -60,7 +62,8 @@ def ask(
     except (RequestRefusedError, ValueError) as error:
         return typer.Exit(complain(str(error), USAGE))
     except (ControlError, OSError) as error:
-        return typer.Exit(complain(str(error), OURSELVES))
+        is_usage = isinstance(error, ServerError) and error.status in _REFUSED
+        return typer.Exit(complain(str(error), USAGE if is_usage else OURSELVES))
 
 
 async def _ask(

@@ -132,8 +132,8 @@ def run(
 ) -> None:
     """Run a file in a session: stream its output, exit with its truth.
 
-    Exit codes: 0 fine; 1 it raised; what it exited with; 124 timeout; 125 ipybox or the server failed; 130 Ctrl-C,
-    which interrupts it on the server, too.
+    Exit codes: 0 fine; 1 it raised; what it exited with; 2 wrong usage; 124 timeout; 125 ipybox or the server failed;
+    130 Ctrl-C, which interrupts it on the server, too.
     """
     import json
 
@@ -144,7 +144,10 @@ def run(
     with refuse(ValueError, OSError):
         code = session_run.code_of(file)
         env_vars = parse_env(env or [])
-        said = None if event is None else json.loads(event)
+        try:
+            said = None if event is None else json.loads(event)
+        except ValueError as error:
+            raise ValueError(f"--event must be JSON: {error}") from None
     chosen = language or session_run.LANGUAGES.get(Path(file).suffix, "python")
     raise ask(
         server,
@@ -223,7 +226,10 @@ def logs(
 def upload(
     session: SessionId,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="A file here, or - for standard input.")],
-    path: Annotated[str | None, typer.Argument(help="Path in the workspace; the file's name if left out.")] = None,
+    path: Annotated[
+        str | None,
+        typer.Argument(help="Path in the workspace, a directory if it ends in /; the file's name if left out."),
+    ] = None,
     server: ServerUrl = None,
     api_key: ServerKey = None,
     as_json: AsJson = False,

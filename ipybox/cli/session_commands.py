@@ -120,10 +120,12 @@ async def logs(
 
 async def upload(client: AsyncControlClient, session_id: str, file: str, path: str | None, *, as_json: bool) -> None:
     """Writes a file into a workspace."""
-    if file == "-" and path is None:
-        raise ValueError("standard input has no name: say a path in the workspace")
+    if path is None or path.endswith("/"):
+        if file == "-":
+            raise ValueError("standard input has no name: say a path in the workspace")
+        path = (path or "") + Path(file).name
     source = _stdin() if file == "-" else Path(file)
-    written = await client.files.upload(session_id, path or Path(file).name, source)
+    written = await client.files.upload(session_id, path, source)
     if as_json:
         say_json(written)
     else:

@@ -23,6 +23,7 @@ from ipybox.control.api.answers import Presigned, Problem
 from ipybox.control.api.auditing import Auditing
 from ipybox.control.api.context import Administrator, Context, Plane
 from ipybox.control.api.docs_page import docs_router
+from ipybox.control.api.examples import add_examples
 from ipybox.control.console.mount import add_console
 from ipybox.control.service.control_plane import ControlPlane
 from ipybox.control.settings import ServerSettings
@@ -42,7 +43,7 @@ def create_app(settings: ServerSettings, plane: ControlPlane | None = None) -> A
     """The application.
 
     Args:
-        plane: Its services, which are open; if there are none, its lifespan opens and closes some.
+        plane: Its services, which are open when its lifespan begins; if there are none, that opens and closes some.
 
     Raises:
         ServerSettingsError: The settings make no sense.
@@ -133,7 +134,9 @@ def _add_pages(app: FastAPI, context: Context) -> None:
 async def _count(context: Context, plane: ControlPlane) -> None:
     for status, number in (await plane.db.sessions.count_by_status()).items():
         context.metrics.sessions.labels(SessionStatus(status).value).set(number)
-    context.metrics.walls.set(len(plane.host.health().get("walls", ())))
+    health = plane.host.health()
+    context.metrics.walls.set(len(health.get("walls", ())))
+    context.metrics.set_sandbox(str(health.get("sandbox", "")))
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -159,4 +162,5 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             if path != f"{PREFIX}/health":
                 operation["security"] = [{"key": []}, {}]
+    add_examples(document)
     return document

@@ -20,20 +20,26 @@ class Certificate:
 
     def __init__(self, settings: ServerSettings) -> None:
         self._chain, self._key = settings.tls_cert, settings.tls_key or None
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.context.set_alpn_protocols(["http/1.1"])
-        self.reload()
+        self._newest = self.context = self._loaded()
+        self.context.sni_callback = self._choose
 
     def reload(self) -> None:
         """Takes what the files hold now, for new connections. What can't be taken leaves it as it was."""
-        self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # one that failed half way would be left with another's key
-        self._load(self.context)
+        self._newest = self._loaded()
 
-    def _load(self, context: ssl.SSLContext) -> None:
+    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
+        # Called for each connection, with a name or without one. Files that are replaced while they are read make a
+        # context that fails, and not one that is half of each.
+        connection.context = self._newest
+
+    def _loaded(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
         try:
             # Without a password of its own, OpenSSL would ask the terminal for one.
             context.load_cert_chain(self._chain, self._key, password=lambda: "")
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             files = " and ".join(filter(None, [self._chain, self._key]))
             raise ServerSettingsError("tls_cert", f"{files} can't be used: {error}") from error
+        return context

@@ -105,6 +105,7 @@ class Session:
     """A sandbox that somebody works in.
 
     Attributes:
+        template: What it was made from, as that was then, whatever became of it; None if an earlier version made it.
         reason: Why it ended, or what last happened to it (``server_restarted`` after it was resumed).
         detail: The same in words.
         timeout: Seconds for which it is kept unused.
@@ -118,6 +119,7 @@ class Session:
     id: str
     owner: str
     template_id: str
+    template: Template | None = None
     mode: SessionMode
     status: SessionStatus
     reason: Reason | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Iterator
@@ -65,6 +66,8 @@ async def _serve(settings: ServerSettings, on_ready: Callable[[str], None]) -> i
                 log.info("serving", extra=facts)
                 if not settings.is_loopback and not settings.tls_cert:
                     log.warning("keys are sent in the clear, unless a proxy that speaks TLS is in front; see tls_cert")
+                gc.collect()
+                gc.freeze()  # what there is now stays; looking through it again and again would hold up everybody
                 on_ready(server.url)
                 await server.stopped()
         except asyncio.CancelledError:

@@ -6,13 +6,13 @@ import asyncio
 import math
 import socket
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
 import uvicorn
 
-from ipybox.control.access.connections import PromptHttp
+from ipybox.control.access.connections import HEAD_SECONDS, PromptHttp
 from ipybox.control.app import create_app
 from ipybox.control.certificates import Certificate
 from ipybox.control.errors import ServerSettingsError
@@ -22,8 +22,12 @@ from ipybox.process import ports
 from ipybox.process.teardown import to_the_end
 
 _BACKLOG = 2048
+_ACCEPTED_AT_ONCE = 32
+"""Of connections that wait: so few that others are closed in time, before there are no descriptors left."""
 _HEADER_BYTES = 64 * 1024
 _HURRY_SECONDS = 0.5
+_UNSENT_BYTES = 128 * 1024
+"""Of an answer, what the system takes before it is on its way. With megabytes one would not see that somebody reads."""
 
 
 class _Server(uvicorn.Server):
@@ -35,8 +39,24 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to answer."""
-        await super().startup(sockets)
+        # By itself it would give each client a minute for the handshake of TLS, which takes a lot of memory.
+        await super().startup([])
+        seconds = None if self.config.ssl is None else HEAD_SECONDS
+        for each in sockets or ():
+            self.servers.append(
+                await asyncio.get_running_loop().create_server(
+                    self._connection,
+                    sock=each,
+                    ssl=self.config.ssl,
+                    backlog=_ACCEPTED_AT_ONCE,
+                    ssl_handshake_timeout=seconds,
+                )
+            )
+            each.listen(_BACKLOG)
         self.answering.set()
+
+    def _connection(self) -> PromptHttp:
+        return PromptHttp(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     def hang_up_after(self, seconds: float) -> None:
         """Has all that is not answered a moment after that time end without an answer: its client is slow."""
@@ -112,13 +132,15 @@ class ControlServer:
         try:
             if self.settings.tls_cert:
                 self._certificate = Certificate(self.settings)
+            plane = ControlPlane(self.settings)
+            app = create_app(self.settings, plane)  # which refuses settings before anything is opened
             listeners = self._listen()
             for listener in listeners:
                 self._stack.callback(listener.close)
             self._port = listeners[0].getsockname()[1]
-            self.plane = await self._stack.enter_async_context(ControlPlane(self.settings))
+            self.plane = await self._stack.enter_async_context(plane)
             config = uvicorn.Config(
-                create_app(self.settings, self.plane),
+                app,
                 http=PromptHttp,
                 log_config=None,
                 access_log=False,
@@ -167,6 +189,8 @@ class ControlServer:
         for listener in listeners:
             # asyncio does so itself, but not for sockets without a protocol; without it each answer takes 40 ms.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # not every kernel has it
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
             listener.listen(_BACKLOG)
             listener.setblocking(False)
         return listeners

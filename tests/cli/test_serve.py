@@ -68,6 +68,8 @@ def test_help_explains_each_setting_with_its_default_and_its_variable() -> None:
         (["--log-level", "LOUD"], "log_level"),
         (["--config", "/does/not/exist.toml"], "can't be read"),
         (["--drain-timeout", "-1"], "drain_timeout"),
+        (["--rate-limit", "many"], "rate_limit"),
+        (["--cors-origins", "ide.example.org"], "cors_origins"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_before_anything_starts(

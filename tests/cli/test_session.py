@@ -135,6 +135,8 @@ def test_files_go_there_and_back(typed: Typed, session: str, tmp_path: Path) -> 
     assert typed("session", "upload", session, "-", "d/in", stdin=b"piped")[0] == 0
     assert typed("session", "download", session, "here.bin", tmp_path / "back")[0] == 0
     assert (tmp_path / "back").read_bytes() == content
+    assert typed("session", "upload", session, tmp_path / "here.bin", "into/")[0] == 0
+    assert typed("session", "files", session, "into")[1].startswith("into/here.bin\tfile\t300000\t")
     assert typed("session", "download", session, "d/in", cwd=tmp_path)[0] == 0
     assert (tmp_path / "in").read_bytes() == b"piped"
     assert typed("session", "download", session, "d/in", "-") == (0, "piped", "")
@@ -223,8 +225,12 @@ def test_keys_are_made_listed_rotated_and_revoked_and_shown_once(typed: Typed) -
         (["session", "create", "--env", "A"], "--env wants NAME=VALUE"),
         (["session", "create", "--tag", "A"], "--tag wants NAME=VALUE"),
         (["session", "run", "s", "/does/not/exist"], "No such file"),
-        (["session", "run", "s", "-", "--event", "{"], "Expecting"),
+        (["session", "run", "s", "-", "--event", "{"], "--event must be JSON: Expecting"),
+        (["session", "create", "--mode", "statefull"], "mode is 'stateless' or 'stateful'"),
         (["session", "upload", "s", "-"], "has no name"),
+        (["session", "upload", "s", "-", "d/"], "has no name"),
+        (["session", "create", "--memory", "1GB"], "body.memory: must be an integer and Mi or Gi, such as '512Mi'"),
+        (["session", "create", "pyhton"], "there is no template 'pyhton'"),
         (["session", "list", "--server", "ftp://x"], "begins with http"),
         (["session", "list", "--api-key", "a b"], "the key has characters"),
     ],
@@ -238,4 +244,5 @@ def test_where_no_server_is_that_is_said() -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         url = f"http://127.0.0.1:{gone.getsockname()[1]}"
     done = ipybox("session", "list", "--server", url)
-    assert (done.returncode, url in done.stderr.decode()) == (125, True)
+    said = done.stderr.decode()
+    assert (done.returncode, url in said, "does a server run there?" in said) == (125, True, True)

@@ -18,7 +18,7 @@ def _floor(name: str) -> str:
     part = name.removeprefix(PREFIX).partition(".")[0]
     if part in FLOORS:
         return part
-    if part in ("records", "states", "settings", "errors"):
+    if part in ("records", "states", "settings", "errors", "json_scan", "json_text"):
         return "facts"
     return "client" if part == "client" else "top"
 

@@ -36,20 +36,18 @@ class Authenticator:
 
         Raises:
             UnauthenticatedError: There is no key though one is needed, or not one that counts.
-            RateLimitedError: The address has come with too many bad keys. Keys in use are still served.
+            RateLimitedError: It is none that counts, and the address has come with too many of those. Good keys are
+                still served: behind a proxy all clients have one address.
         """
         headers = list(headers)
         text = _credential(headers)
         if text is None:
             self._may_do_without(headers, address)
             return LOCAL
-        who = address_key(address)
-        if self._failures.is_exhausted(who) and not self._keys.is_known(text):
-            await self._failures.check(who)
         try:
             return await self._keys.verify(text)
         except UnauthenticatedError:
-            await self._failures.check(who)
+            await self._failures.check(address_key(address))
             raise
 
     def _may_do_without(self, headers: Headers, address: str) -> None:

@@ -14,12 +14,13 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from ipybox.control.access.bodies import LimitedBody
+from ipybox.control.access.cookies import harmless_cookies
 from ipybox.control.access.hosts import AllowedHosts, HostPort, parse_host
 from ipybox.control.access.metrics import ServerMetrics
 from ipybox.control.access.origins import SAFE_METHODS, Origins
@@ -47,6 +48,7 @@ _UPLOAD_PATH = re.compile(r"/(?:api/v1|console)/sessions/[^/]+/files(?:/.*)?", r
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _QUIET = frozenset({"/metrics", "/api/v1/health"})  # asked for every few seconds by machines
 _LONGEST_PATH = 300
+_PIECE = 64 * 1024
 _LOOKED_AT = frozenset(
     {
         b"host",
@@ -113,6 +115,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        scope["headers"] = harmless_cookies(scope["headers"])
         headers = _looked_at(scope)
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
@@ -179,7 +182,9 @@ class Guard:
         if length and (not length[0].isascii() or not length[0].isdigit() or len(length[0]) > 18):
             return problem(400, "Content-Length must be a number")
         if length and b"transfer-encoding" in headers:
-            return problem(400, "Content-Length and Transfer-Encoding contradict each other")
+            # A proxy in front may go by the other one, and take what follows for a request of somebody else.
+            said = "Content-Length and Transfer-Encoding contradict each other"
+            return problem(400, said, headers={"Connection": "close"})
         return self._foreign(scope, headers, host, answer)
 
     def _foreign(
@@ -282,20 +287,21 @@ class _Answer:
                     await self.body.discard()
                 if not self.body.is_complete:
                     message["headers"].append((b"connection", b"close"))
-        try:
-            async with asyncio.timeout(self._read_seconds) as timeout:
-                await self._send(message)
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            self.is_stalled = True
-            raise ConnectionResetError("the client does not read") from None
-        self.is_started = True
-        if message["type"] == "http.response.body":
-            self.size += len(message.get("body", b""))
-            self.is_complete = not message.get("more_body", False)
-        elif message["type"] == "http.response.pathsend":
-            self.is_complete = True
+        for part in _parts(message):
+            try:
+                async with asyncio.timeout(self._read_seconds) as timeout:
+                    await self._send(part)
+            except TimeoutError:
+                if not timeout.expired():
+                    raise
+                self.is_stalled = True
+                raise ConnectionResetError("the client does not read") from None
+            self.is_started = True
+            if part["type"] == "http.response.body":
+                self.size += len(part.get("body", b""))
+                self.is_complete = not part.get("more_body", False)
+            elif part["type"] == "http.response.pathsend":
+                self.is_complete = True
 
     async def problem(self, told: Problem) -> None:
         """Answers in place of the application."""
@@ -327,6 +333,17 @@ class _Answer:
         if self.vary_by_origin:
             headers.append((b"vary", b"Origin"))
         return headers
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """What is large, in pieces. Handed over at once, all of it is held for who does not read, and no limit counts."""
+    body = message.get("body", b"")
+    if len(body) <= _PIECE:
+        yield message
+        return
+    for start in range(0, len(body), _PIECE):
+        more = start + _PIECE < len(body) or message.get("more_body", False)
+        yield {"type": message["type"], "body": body[start : start + _PIECE], "more_body": more}
 
 
 def _looked_at(scope: Scope) -> dict[bytes, list[str]]:

@@ -240,14 +240,6 @@ class KeyRing:
         """All keys, or those of an owner, also those that do not count any more."""
         return await self._table.list(owner=owner)
 
-    def is_known(self, text: str) -> bool:
-        """Whether this very key was looked up a moment ago and counted; asks nobody."""
-        parts = parse_key(text)
-        cached = self._cache.get(parts[0]) if parts else None
-        if parts is None or cached is None or cached.key is None:
-            return False
-        return hmac.compare_digest(cached.key.secret_hash, _hashed(parts[1]))
-
     def forget(self) -> None:
         """Looks everything up again, as somebody else has changed the table."""
         self._changes += 1

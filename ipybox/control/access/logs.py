@@ -17,7 +17,7 @@ import structlog
 from ipybox.control.access.redaction import HIDDEN, is_secret_name, printable, redacted, redacted_line, redacted_text
 from ipybox.control.settings import ServerSettings
 
-ROUTED = ("ipybox", "uvicorn", "asyncio")
+ROUTED = ("ipybox", "uvicorn", "asyncio", "python_multipart")
 """Loggers that are written this way, with all below them. Others are left as they are."""
 
 _BELOW = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi")  # may have handlers of uvicorn's own
@@ -50,6 +50,8 @@ def logging_to(settings: ServerSettings, stream: TextIO | None = None) -> Iterat
             each.setLevel(settings.log_level if is_top else logging.NOTSET)
             if each.name == "asyncio":
                 each.setLevel(max(each.level, logging.WARNING))  # it tells of each poller otherwise
+            if each.name == "python_multipart":
+                each.setLevel(logging.ERROR)  # what is wrong with a form is told to who sent it
         yield
     finally:
         for each, handlers, level, propagate in before:

@@ -38,9 +38,9 @@ class ServerMetrics:
     def __init__(self, version: str, *, python: str = "", sandbox: str = "") -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        Info("ipybox_build", "What is running.", registry=registry).info(
-            {"version": version, "python": python, "sandbox": sandbox}
-        )
+        self._build = Info("ipybox_build", "What is running.", registry=registry)
+        self._built = {"version": version, "python": python}
+        self.set_sandbox(sandbox)
         self._requests = Counter(
             "ipybox_http_requests_total",
             "Requests that were answered.",
@@ -86,6 +86,10 @@ class ServerMetrics:
         self.walls = Gauge("ipybox_sandbox_walls", "Sandbox walls that are up.", registry=registry)
         for reason in ("rate", "quota", "authentication"):
             self.rate_limited.labels(reason)
+
+    def set_sandbox(self, kind: str) -> None:
+        """What keeps sessions in, which is known when the first of them has a wall."""
+        self._build.info({**self._built, "sandbox": kind})
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Counts a request by the template of its route, such as ``/api/v1/sessions/{id}``."""

@@ -124,7 +124,7 @@ def validation_problem(errors: Sequence[Mapping[str, Any]], *, instance: str = "
     kept = [
         {
             "loc": [part if isinstance(part, int) else _cut(str(part), 200) for part in each.get("loc", ())],
-            "msg": _cut(str(each.get("msg", "is not valid")), 500),
+            "msg": _cut(str(each.get("msg", "is not valid")).removeprefix("Value error, "), 500),
             "type": str(each.get("type", "value_error")),
         }
         for each in errors[:_MOST_ERRORS]

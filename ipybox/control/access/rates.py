@@ -94,10 +94,6 @@ class Rates:
             raise RateLimitedError(self.name, retry_seconds(state.reset_seconds + _JUST_AFTER))
         return state
 
-    def is_exhausted(self, key: str) -> bool:
-        """Whether :meth:`check` would refuse; counts nothing."""
-        return self.state(key).remaining == 0
-
     def state(self, key: str) -> RateState:
         """How much is left for one that asks; counts nothing."""
         window = self._item.get_expiry()

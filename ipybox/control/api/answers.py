@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
+from ipybox.control.json_text import plain
 from ipybox.control.records import (
     ApiKey,
     AuditEntry,
@@ -18,6 +19,8 @@ from ipybox.control.records import (
 )
 
 MIB = 1024**2
+JsonValue = Annotated[Any, PlainSerializer(plain, when_used="json")]
+"""Any value. One that is text is read only by who does not know ``rendering``."""
 
 
 class Answer(BaseModel):
@@ -152,7 +155,7 @@ class SessionAnswer(Answer):
     pod_name: str | None
     epoch: int
     env_vars: dict[str, str]
-    event: Any
+    event: JsonValue
     tags: dict[str, str]
     network: NetworkAnswer
     denied_hosts: dict[str, int]
@@ -275,7 +278,7 @@ class ExecutionAnswer(Answer):
     code: str
     language: str
     timeout: float
-    event: Any
+    event: JsonValue
     exit_code: int | None
     error_name: str | None
     error_message: str | None
@@ -283,7 +286,7 @@ class ExecutionAnswer(Answer):
     stdout: str
     stderr: str
     truncated: bool
-    return_value: Any
+    return_value: JsonValue
     has_return_value: bool
     metrics: MetricsAnswer | None
     artifacts: list[ArtifactAnswer]
@@ -367,7 +370,7 @@ class EventAnswer(Answer):
     @classmethod
     def of(cls, record: ExecutionEvent) -> EventAnswer:
         """From what the database has."""
-        return cls(seq=record.seq, kind=record.kind, data=dict(record.data), at=record.at)
+        return cls(seq=record.seq, kind=record.kind, data=dict(plain(record.data)), at=record.at)
 
 
 class EventList(Answer):

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ipybox.control.json_text import JsonText
 from ipybox.control.records import Dependency, NetworkRules, ResourceLimits
 
 MIB = 1024**2
@@ -23,6 +24,9 @@ _GLUED = re.compile(r"(.*?[A-Za-z_-])(\d+(?:\.\d+)+)\Z")
 _VERSION = re.compile(r"\s*(===|==|~=|!=|<=|>=|<|>)?\s*([A-Za-z0-9.*+!_-]+)\s*\Z")
 _SIZE = re.compile(r"([1-9][0-9]{0,9})(Mi|Gi)\Z")
 _UNITS = {"Mi": MIB, "Gi": 1024 * MIB}
+_MOST_VARIABLES = 4096
+_MOST_TAGS = 32
+_LEVELS = 101
 
 
 def _identifier(text: str) -> str:
@@ -40,6 +44,17 @@ def _variables(env: dict[str, str]) -> dict[str, str]:
     return env
 
 
+def _at_most(number: int) -> BeforeValidator:
+    """No more names than that: each that is no good has an error of its own, and a million of them take seconds."""
+
+    def counted(given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > number:
+            raise ValueError(f"must have no more than {number} names")
+        return given
+
+    return BeforeValidator(counted)
+
+
 def _encodable(text: str) -> bool:
     try:
         text.encode()
@@ -55,21 +70,26 @@ def _text(text: str) -> str:
 
 
 def _json(value: Any) -> Any:
-    """JSON has no NaN, and what nests too deeply can't be written again."""
-    stack = [(value, 0)]
-    while stack:
-        each, depth = stack.pop()
-        if depth > 100:
-            raise ValueError("must not nest deeper than 100 levels")
-        if isinstance(each, float) and not math.isfinite(each):
-            raise ValueError("must hold finite numbers only")
-        if isinstance(each, dict):
-            stack += [(part, depth + 1) for part in (*each, *each.values())]
-        elif isinstance(each, list):
-            stack += [(part, depth + 1) for part in each]
-        elif isinstance(each, str):
-            _text(each)
-    return value
+    """JSON has no NaN, and what nests too deeply can't be written again. What is text was looked at before."""
+    if isinstance(value, JsonText):
+        return value
+    level = [value]
+    for _ in range(_LEVELS):  # one by one, as nothing else is done while there are a million of them
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, float) and not math.isfinite(each):
+                raise ValueError("must hold finite numbers only")
+            if isinstance(each, dict):
+                below += each
+                below += each.values()
+            elif isinstance(each, list):
+                below += each
+            elif isinstance(each, str):
+                _text(each)
+        if not below:
+            return value
+        level = below
+    raise ValueError("must not nest deeper than 100 levels")
 
 
 def _package(name: str) -> str:
@@ -107,8 +127,8 @@ def _size(text: str) -> str:
 
 def _cores(text: Any) -> Any:
     if isinstance(text, int | float) and not isinstance(text, bool):
-        text = f"{text:g}"
-    if isinstance(text, str) and re.fullmatch(r"[1-9][0-9]*m", text):
+        text = f"{text:g}" if abs(text) < 1000 else ""
+    if isinstance(text, str) and re.fullmatch(r"[1-9][0-9]{0,5}m", text):
         text = f"{int(text[:-1]) / 1000:g}"
     if (
         not isinstance(text, str)
@@ -126,8 +146,12 @@ def _domain(text: str) -> str:
 
 
 Identifier = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_identifier)]
-Variables = Annotated[dict[str, str], AfterValidator(_variables)]
-Text = Annotated[str, AfterValidator(_text)]
+Variables = Annotated[
+    dict[str, str], Field(max_length=_MOST_VARIABLES), _at_most(_MOST_VARIABLES), AfterValidator(_variables)
+]
+_WHOLE = AfterValidator(_text)
+"""Comes after the length of a text: what comes before has its refusal speak of items in place of characters."""
+Text = Annotated[str, _WHOLE]
 JsonValue = Annotated[Any, AfterValidator(_json)]
 Cores = Annotated[str, BeforeValidator(_cores)]
 Size = Annotated[str, AfterValidator(_size)]
@@ -137,9 +161,10 @@ Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s@]+$")]
 Tags = Annotated[
     dict[
         Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._/-]+$")],
-        Annotated[str, Field(max_length=256), AfterValidator(_text)],
+        Annotated[str, Field(max_length=256), _WHOLE],
     ],
-    Field(max_length=32),
+    Field(max_length=_MOST_TAGS),
+    _at_most(_MOST_TAGS),
 ]
 
 
@@ -198,23 +223,9 @@ class TemplateFields(Body):
 class TemplateBody(TemplateFields):
     """A new template."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "data-science",
-                    "name": "Data science",
-                    "runtime_type": "python3.11",
-                    "default_memory_mb": 1024,
-                    "preload": ["json"],
-                    "network": {"allowed_domains": []},
-                }
-            ]
-        }
-    )
     id: Identifier
-    name: Annotated[Text, Field(min_length=1, max_length=255)]
-    image_url: Annotated[Text, Field(min_length=1, max_length=512)] = "ipybox"
+    name: Annotated[str, Field(min_length=1, max_length=255), _WHOLE]
+    image_url: Annotated[str, Field(min_length=1, max_length=512), _WHOLE] = "ipybox"
     runtime_type: RuntimeType = "python3.11"
     default_cpu_cores: Annotated[float, Field(ge=0.1, le=4)] = 0.5
     default_memory_mb: Annotated[int, Field(ge=128, le=8192)] = 512
@@ -242,9 +253,8 @@ class TemplateBody(TemplateFields):
 class TemplateChanges(TemplateFields):
     """What is to be changed; what is left out or null stays as it is."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Data science 2", "default_timeout": 600}]})
-    name: Annotated[Text, Field(min_length=1, max_length=255)] | None = None
-    image_url: Annotated[Text, Field(min_length=1, max_length=512)] | None = None
+    name: Annotated[str, Field(min_length=1, max_length=255), _WHOLE] | None = None
+    image_url: Annotated[str, Field(min_length=1, max_length=512), _WHOLE] | None = None
     runtime_type: RuntimeType | None = None
     default_cpu_cores: Annotated[float, Field(ge=0.1, le=4)] | None = None
     default_memory_mb: Annotated[int, Field(ge=128, le=8192)] | None = None
@@ -262,12 +272,9 @@ class TemplateChanges(TemplateFields):
 class SessionBody(Body):
     """A new session. What is left out is what the template says; nothing can be more than that."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"template_id": "python", "mode": "stateful", "timeout": 300}]}
-    )
     id: Identifier | None = None
-    template_id: Annotated[Text, Field(min_length=1, max_length=64)]
-    mode: Annotated[Text, Field(max_length=64)] | None = None
+    template_id: Annotated[str, Field(min_length=1, max_length=64), _WHOLE]
+    mode: Annotated[str, Field(max_length=64), _WHOLE] | None = None
     timeout: Seconds | None = None
     cpu: Cores | None = None
     memory: Size | None = None
@@ -287,9 +294,6 @@ class SessionBody(Body):
 class InstallBody(Body):
     """Packages to install into a session that is there."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"dependencies": [{"name": "pyfiglet", "version": "1.0.2"}]}]}
-    )
     dependencies: Annotated[list[DependencyBody], Field(min_length=1, max_length=50)]
     python_package_index_url: Url | None = None
     install_timeout: Annotated[int, Field(ge=30, le=1800)] = 300
@@ -303,28 +307,15 @@ class RenewBody(Body):
 
 
 class ExecuteBody(Body):
-    """Code to run. ``timeout`` and ``timeout_sec`` are the same thing."""
+    """Code to run. ``timeout`` and ``timeout_sec`` are the same thing; ``event`` is what a handler is called with."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "code": "def handler(event):\n    return {'message': f\"Hello, {event['name']}!\"}",
-                    "language": "python",
-                    "timeout": 10,
-                    "event": {"name": "World"},
-                    "env_vars": {},
-                }
-            ]
-        }
-    )
-    code: Annotated[Text, Field(min_length=1, max_length=CODE_CHARACTERS)]
+    code: Annotated[str, Field(min_length=1, max_length=CODE_CHARACTERS), _WHOLE]
     language: Language = "python"
     kind: Literal["handler", "cell"] | None = None
     timeout: Annotated[
         int, Field(ge=1, le=3600, validation_alias=AliasChoices("timeout", "timeout_sec", "timeout_seconds"))
     ] = 30
-    event: JsonValue = None
+    event: JsonValue = {}
     env_vars: Variables = {}
 
     @model_validator(mode="after")
@@ -337,24 +328,24 @@ class ExecuteBody(Body):
 class ReadyBody(Body):
     """An executor says that a container is ready."""
 
-    container_id: Annotated[Text, Field(min_length=1, max_length=128)]
-    pod_name: Annotated[Text, Field(max_length=255)] | None = None
+    container_id: Annotated[str, Field(min_length=1, max_length=128), _WHOLE]
+    pod_name: Annotated[str, Field(max_length=255), _WHOLE] | None = None
     executor_port: Annotated[int, Field(ge=1, le=65535)] = 8080
-    ready_at: Annotated[Text, Field(max_length=64)] | None = None
+    ready_at: Annotated[str, Field(max_length=64), _WHOLE] | None = None
 
 
 class ExitedBody(Body):
     """An executor says that a container is gone."""
 
-    container_id: Annotated[Text, Field(min_length=1, max_length=128)]
+    container_id: Annotated[str, Field(min_length=1, max_length=128), _WHOLE]
     exit_code: int | None = None
-    exit_reason: Annotated[Text, Field(max_length=255)] | None = None
+    exit_reason: Annotated[str, Field(max_length=255), _WHOLE] | None = None
 
 
 class ReportBody(Body):
     """An executor says what became of an execution."""
 
-    status: Annotated[Text, Field(max_length=32)]
+    status: Annotated[str, Field(max_length=32), _WHOLE]
     stdout: Text = ""
     stderr: Text = ""
     exit_code: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
@@ -367,9 +358,11 @@ class ReportBody(Body):
 class KeyBody(Body):
     """A new key."""
 
-    name: Annotated[Text, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=100), _WHOLE]
     owner: Identifier
-    scopes: Annotated[list[Literal["read", "execute", "templates", "internal", "admin"]], Field(min_length=1)] = [
+    scopes: Annotated[
+        list[Literal["read", "execute", "templates", "internal", "admin"]], Field(min_length=1, max_length=20)
+    ] = [
         "read",
         "execute",
     ]

@@ -119,7 +119,11 @@ async def administrator(principal: Annotated[Principal, Depends(principal_of)]) 
     return principal
 
 
-Plane = Annotated[ControlPlane, Depends(plane_of)]
+async def _plane(request: Request) -> ControlPlane:
+    return plane_of(request)  # what is no coroutine would be called in a thread, for each request
+
+
+Plane = Annotated[ControlPlane, Depends(_plane)]
 Reader = Annotated[Principal, Depends(reader)]
 Executor = Annotated[Principal, Depends(executor)]
 Templater = Annotated[Principal, Depends(templater)]

@@ -13,6 +13,7 @@ _TITLES = {
     404: "There is nothing of that id",
     408: "It did not end, or the request did not arrive, in time",
     409: "It does not go with what is there",
+    412: "It is another version than the one that If-Match names",
     413: "Too many bytes",
     416: "No such range",
     421: "The request names a host that this server is not",

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 
 from ipybox.control.api.answers import (
-    EventAnswer,
     EventList,
     ExecutionAnswer,
     ExecutionList,
@@ -19,13 +18,15 @@ from ipybox.control.api.bodies import ExecuteBody
 from ipybox.control.api.context import Executor, Plane, Reader, act
 from ipybox.control.api.documented import problems
 from ipybox.control.api.idempotency import IdempotencyKey, Made, Planned, once
+from ipybox.control.api.large_bodies import BodyRoute
+from ipybox.control.api.rendering import event_fields, fields_of, rendered
 from ipybox.control.api.sessions import Cursor, Offset, SessionId
 from ipybox.control.records import Execution
 from ipybox.control.service.control_plane import ControlPlane
 from ipybox.control.service.requests import NewExecution
 from ipybox.control.states import ExecutionKind
 
-router = APIRouter(prefix="/executions", tags=["executions"])
+router = APIRouter(prefix="/executions", tags=["executions"], route_class=BodyRoute)
 ExecutionId = Annotated[str, Path(min_length=1, max_length=64)]
 _LISTED = 100_000
 After = Annotated[int, Query(ge=0, le=2**31, description="Cursor: ``seq`` of the last event that one has.")]
@@ -53,7 +54,7 @@ async def execute(
     session_id: SessionId,
     body: ExecuteBody,
     idempotency_key: IdempotencyKey = None,
-) -> JSONResponse:
+) -> Response:
     """Run code in a session, and don't wait for it.
 
     Python has to define `handler(event)`, whose return value has to be JSON; in a stateful session it is run as one
@@ -93,7 +94,7 @@ async def execute_sync(
         float, Query(ge=10, le=3600, description="Seconds to wait; after that 408, and the execution goes on.")
     ] = 300,
     idempotency_key: IdempotencyKey = None,
-) -> JSONResponse:
+) -> Response:
     """Run code in a session, and wait for its result."""
     act(request, "execution.create", session_id)
 
@@ -107,7 +108,12 @@ async def execute_sync(
     return await once(request, principal, idempotency_key, "exec", make)
 
 
-@router.get("/sessions/{session_id}/executions", responses=problems(404), operation_id="list_executions")
+@router.get(
+    "/sessions/{session_id}/executions",
+    response_model=ExecutionList,
+    responses=problems(404),
+    operation_id="list_executions",
+)
 async def list_executions(
     plane: Plane,
     principal: Reader,
@@ -115,7 +121,7 @@ async def list_executions(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Offset = 0,
     cursor: Cursor = None,
-) -> ExecutionList:
+) -> Response:
     """Executions of a session, newest first.
 
     With the first 100,000 characters of what they wrote, and without return values that are longer; all of it is in
@@ -125,37 +131,49 @@ async def list_executions(
     items = []
     for each in page.items:  # one by one, as all of them together may be more than there is memory
         whole = await _answer(plane, each)
-        items.append(whole.model_copy(update={"stdout": whole.stdout[:_LISTED], "stderr": whole.stderr[:_LISTED]}))
-    return ExecutionList(
-        items=items,
-        total=page.total,
-        limit=limit,
-        offset=offset,
-        has_more=page.next_cursor is not None,
-        next_cursor=page.next_cursor,
+        items.append({**fields_of(whole), "stdout": whole.stdout[:_LISTED], "stderr": whole.stderr[:_LISTED]})
+    return await rendered(
+        {
+            "items": items,
+            "total": page.total,
+            "limit": limit,
+            "offset": offset,
+            "has_more": page.next_cursor is not None,
+            "next_cursor": page.next_cursor,
+        }
     )
 
 
-@router.get("/{execution_id}", responses=problems(404), operation_id="get_execution")
-@router.get("/{execution_id}/status", responses=problems(404), operation_id="get_execution_status")
-@router.get("/{execution_id}/result", responses=problems(404), operation_id="get_execution_result")
-async def get(plane: Plane, principal: Reader, execution_id: ExecutionId) -> ExecutionAnswer:
+@router.get("/{execution_id}", response_model=ExecutionAnswer, responses=problems(404), operation_id="get_execution")
+@router.get(
+    "/{execution_id}/status",
+    response_model=ExecutionAnswer,
+    responses=problems(404),
+    operation_id="get_execution_status",
+)
+@router.get(
+    "/{execution_id}/result",
+    response_model=ExecutionAnswer,
+    responses=problems(404),
+    operation_id="get_execution_result",
+)
+async def get(plane: Plane, principal: Reader, execution_id: ExecutionId) -> Response:
     """An execution as it is now, with all that it wrote until now."""
-    return await _answer(plane, await plane.executions.get(principal, execution_id))
+    return await rendered(await _answer(plane, await plane.executions.get(principal, execution_id)))
 
 
-@router.get("/{execution_id}/events", responses=problems(404), operation_id="list_events")
+@router.get("/{execution_id}/events", response_model=EventList, responses=problems(404), operation_id="list_events")
 async def events(
     plane: Plane,
     principal: Reader,
     execution_id: ExecutionId,
     after: After = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
-) -> EventList:
+) -> Response:
     """What an execution said after a cursor: text, images, results, errors."""
     execution = await plane.executions.get(principal, execution_id)
     found, is_final = await plane.executions.events(execution.id, after, limit)
-    return EventList(items=[EventAnswer.of(each) for each in found], is_final=is_final)
+    return await rendered({"items": [event_fields(each) for each in found], "is_final": is_final})
 
 
 @router.post("/{execution_id}/interrupt", responses=problems(404, 409), operation_id="interrupt")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -15,6 +16,7 @@ from ipybox.control.api.answers import FileAnswer, FileList, Message, Presigned,
 from ipybox.control.api.context import Executor, Plane, Reader, act
 from ipybox.control.api.documented import problems
 from ipybox.control.api.multipart import file_of
+from ipybox.control.api.rendering import fields_of, rendered
 from ipybox.control.api.sessions import SessionId
 from ipybox.control.errors import RequestRefusedError
 from ipybox.control.service.control_plane import ControlPlane
@@ -75,7 +77,7 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("", responses=problems(404, 409), operation_id="list_files")
+@router.get("", response_model=FileList, responses=problems(404, 409), operation_id="list_files")
 async def list_files(
     plane: Plane,
     principal: Reader,
@@ -83,11 +85,11 @@ async def list_files(
     path: Annotated[str, Query(max_length=4096, description="A directory, relative to the workspace.")] = "",
     limit: Annotated[int, Query(ge=1, le=10000)] = 1000,
     recursive: Annotated[bool, Query(description="Also what is in directories below.")] = True,
-) -> FileList:
+) -> Response:
     """Files of a session, by name."""
     found = await plane.files.list(principal, session_id, _relative(path), limit=limit, recursive=recursive)
-    files = [_file(each) for each in found]
-    return FileList(session_id=session_id, files=files, count=len(files))
+    files = (fields_of(_file(each)) for each in found)
+    return await rendered({"session_id": session_id, "files": files, "count": len(found)})
 
 
 @router.post("/upload", responses=problems(404, 408, 409, 507, 502), openapi_extra=_FORM, operation_id="upload_file")
@@ -99,6 +101,7 @@ async def upload(
     path: Annotated[str, Query(min_length=1, max_length=4096, description="Relative to the workspace.")],
 ) -> Uploaded:
     """Write a file into a session's workspace, as a form with the field `file`. Directories are made as needed."""
+    _refuse_conditions(request)
     act(request, "file.write", session_id, path=path[:200])
     chunks = file_of(request.headers.get("content-type", ""), _body(request))
     return _uploaded(session_id, await plane.files.write(principal, session_id, path, chunks), plane)
@@ -111,6 +114,7 @@ async def put(
     request: Request, plane: Plane, principal: Executor, session_id: SessionId, file_path: FilePath
 ) -> Uploaded:
     """Write a file into a session's workspace; the body is its content."""
+    _refuse_conditions(request)
     act(request, "file.write", session_id, path=file_path[:200])
     return _uploaded(session_id, await plane.files.write(principal, session_id, file_path, _body(request)), plane)
 
@@ -119,7 +123,7 @@ async def put(
     "/{file_path:any_path}",
     response_class=StreamingResponse,
     response_model=None,
-    responses={**_CONTENT, **problems(404, 409, 416, 502)},
+    responses={**_CONTENT, **problems(404, 409, 412, 416, 502)},
     operation_id="download_file",
 )
 async def download(
@@ -135,6 +139,7 @@ async def download(
     range_: Annotated[str | None, Header(alias="Range")] = None,
     if_range: Annotated[str | None, Header()] = None,
     if_none_match: Annotated[str | None, Header()] = None,
+    if_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """A file of a session's workspace."""
     opened = await plane.files.open(principal, session_id, file_path)
@@ -153,6 +158,8 @@ async def download(
             "Content-Disposition": attachment.content_disposition(file_path),
             "X-Content-Type-Options": "nosniff",
         }
+        if if_match is not None and not _is_among(if_match, opened.etag):
+            raise HTTPException(412, f"the file is {opened.etag} by now")
         if if_none_match is not None and _matches(if_none_match, opened.etag):
             return Response(status_code=304, headers=headers)
         part = ranges.requested_range(range_, opened.size, if_range=if_range, etag=opened.etag)
@@ -170,6 +177,7 @@ async def delete(
     request: Request, plane: Plane, principal: Executor, session_id: SessionId, file_path: FilePath
 ) -> Message:
     """Remove a file of a session's workspace."""
+    _refuse_conditions(request)
     act(request, "file.delete", session_id, path=file_path[:200])
     await plane.files.delete(principal, session_id, file_path)
     return Message(message="File deleted successfully")
@@ -180,6 +188,19 @@ def _relative(path: str) -> str:
     if path.rstrip("/") == "/workspace" or path.startswith("/workspace/"):
         path = path.removeprefix("/workspace").lstrip("/")
     return path.rstrip("/") or path
+
+
+def _is_among(if_match: str, etag: str) -> bool:
+    """RFC 9110, section 13.1.1."""
+    wanted = {each.strip() for each in if_match.split(",")}
+    return "*" in wanted or etag in wanted
+
+
+def _refuse_conditions(request: Request) -> None:
+    """Code may change a file at any moment, so that nobody can promise to write over one version of it only."""
+    for name in ("If-Match", "If-None-Match", "If-Unmodified-Since"):
+        if name in request.headers:
+            raise RequestRefusedError("files are written and removed whatever is there; leave it out", name)
 
 
 def _matches(if_none_match: str, etag: str) -> bool:

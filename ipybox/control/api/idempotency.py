@@ -10,15 +10,17 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Header, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic import BaseModel
 
 from ipybox.control.access.scopes import Principal
 from ipybox.control.api.context import plane_of
+from ipybox.control.api.rendering import MEDIA_TYPE, encoded, json_of, rendered
 from ipybox.control.errors import ConflictError, RequestRefusedError
+from ipybox.control.json_text import JsonText
 from ipybox.control.service.ids import now, planned_id
 from ipybox.process.teardown import to_the_end
 
@@ -57,7 +59,7 @@ async def once(
     key: str | None,
     kind: str,
     make: Callable[[Planned | None], Awaitable[Made]],
-) -> JSONResponse:
+) -> Response:
     """Answers a request that makes something.
 
     Args:
@@ -70,7 +72,7 @@ async def once(
     """
     if key is None:
         status, body = await make(None)
-        return JSONResponse(body.model_dump(mode="json"), status_code=status)
+        return await rendered(body, status)
     answers = plane_of(request).db.answers
     route = f"{request.method} {request.url.path}"
     asked = hashlib.sha256(f"{route}?{request.url.query}\n".encode() + await request.body()).hexdigest()
@@ -79,7 +81,7 @@ async def once(
         if earlier.request_hash != asked:
             raise RequestRefusedError("this key was used for another request; use a new one", "Idempotency-Key")
         if earlier.status is not None:
-            return JSONResponse(earlier.body, status_code=earlier.status, headers={REPLAYED: "true"})
+            return _as_json(json_of(earlier.body).encode(), earlier.status, {REPLAYED: "true"})
         if _is_worked_on(request, principal.owner, key):
             raise ConflictError("the first request with this Idempotency-Key is still being worked on")
     working = _working(request)
@@ -88,14 +90,18 @@ async def once(
         # With the request, as a key that was released, or forgotten after a day, may come back with another one.
         planned = Planned(planned_id(kind, principal.owner, f"{key}\0{asked}"), earlier is not None)
         status, body = await make(planned)
-        content: Any = body.model_dump(mode="json")
-        await to_the_end(answers.complete(principal.owner, key, status, content))
+        content = await encoded(body)
+        await to_the_end(answers.complete(principal.owner, key, status, JsonText(content.decode())))
     except (Exception, asyncio.CancelledError):
         await to_the_end(answers.release(principal.owner, key))
         raise
     finally:
         working.discard((principal.owner, key))
-    return JSONResponse(content, status_code=status)
+    return _as_json(content, status)
+
+
+def _as_json(content: bytes, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(content, status_code=status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def _working(request: Request) -> set[tuple[str, str]]:

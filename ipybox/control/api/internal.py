@@ -12,10 +12,11 @@ from ipybox.control.api.bodies import ExitedBody, ReadyBody, ReportBody
 from ipybox.control.api.context import Internal, Plane, act
 from ipybox.control.api.documented import problems
 from ipybox.control.api.executions import ExecutionId
+from ipybox.control.api.large_bodies import BodyRoute
 from ipybox.control.errors import RequestRefusedError
 from ipybox.control.states import ExecutionStatus
 
-router = APIRouter(prefix="/internal", tags=["internal"])
+router = APIRouter(prefix="/internal", tags=["internal"], route_class=BodyRoute)
 _STATUSES = {
     "success": ExecutionStatus.COMPLETED,
     "completed": ExecutionStatus.COMPLETED,

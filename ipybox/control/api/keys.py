@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import AfterValidator, AwareDatetime
 
 from ipybox.control.api.answers import AuditAnswer, AuditList, Identity, KeyAnswer, NewKey
 from ipybox.control.api.bodies import KeyBody, RotateBody
 from ipybox.control.api.context import Administrator, Anybody, Plane, act
 from ipybox.control.api.documented import problems
+from ipybox.control.api.large_bodies import BodyRoute
 from ipybox.control.api.sessions import Cursor
 from ipybox.control.service.ids import now
 
-router = APIRouter(prefix="/keys", tags=["keys"])
-audit_router = APIRouter(prefix="/audit", tags=["audit"])
+router = APIRouter(prefix="/keys", tags=["keys"], route_class=BodyRoute)
+audit_router = APIRouter(prefix="/audit", tags=["audit"], route_class=BodyRoute)
 KeyId = Annotated[str, Path(min_length=1, max_length=64)]
+
+
+def _utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time of the years 1 to 9999, in UTC") from None
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_utc)]
 
 
 @router.post("", status_code=201, response_model=NewKey, responses=problems(409), operation_id="create_key")
@@ -61,11 +73,11 @@ async def own(principal: Anybody) -> Identity:
     "/{key_id}/rotate", status_code=201, response_model=NewKey, responses=problems(404, 409), operation_id="rotate_key"
 )
 async def rotate(
-    request: Request, plane: Plane, principal: Administrator, key_id: KeyId, body: RotateBody
+    request: Request, plane: Plane, principal: Administrator, key_id: KeyId, body: RotateBody | None = None
 ) -> JSONResponse:
     """Make a key in place of another one, for the same owner; the old one is good for `overlap` more seconds."""
     act(request, "key.rotate", key_id)
-    key, secret = await plane.keys.rotate(key_id, body.overlap)
+    key, secret = await plane.keys.rotate(key_id, 0 if body is None else body.overlap)
     said = NewKey(key=KeyAnswer.of(key), secret=secret)
     return JSONResponse(said.model_dump(mode="json"), status_code=201, headers={"Cache-Control": "no-store"})
 
@@ -86,7 +98,7 @@ async def audit(
     actor: Annotated[str | None, Query(max_length=64)] = None,
     action: Annotated[str | None, Query(max_length=64)] = None,
     target: Annotated[str | None, Query(max_length=128)] = None,
-    since: datetime | None = None,
+    since: Time | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Cursor = None,
 ) -> AuditList:

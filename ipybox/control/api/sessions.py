@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
 
 from ipybox.control.api.answers import SessionAnswer, SessionList
 from ipybox.control.api.bodies import InstallBody, RenewBody, SessionBody, bytes_of
 from ipybox.control.api.context import Executor, Plane, Reader, act
 from ipybox.control.api.documented import problems
 from ipybox.control.api.idempotency import IdempotencyKey, Made, Planned, once
+from ipybox.control.api.large_bodies import BodyRoute
+from ipybox.control.api.rendering import fields_of, rendered
 from ipybox.control.db.sessions import SessionFilter
 from ipybox.control.errors import RequestRefusedError
 from ipybox.control.service.requests import NewSession
 from ipybox.control.states import SessionMode, SessionStatus
 
-router = APIRouter(prefix="/sessions", tags=["sessions"])
+router = APIRouter(prefix="/sessions", tags=["sessions"], route_class=BodyRoute)
 SessionId = Annotated[str, Path(min_length=1, max_length=64)]
 Cursor = Annotated[str | None, Query(max_length=512, description="``next_cursor`` of the page before.")]
 Offset = Annotated[int, Query(ge=0, le=2**31)]
@@ -29,7 +30,7 @@ _MOST = 200
 )
 async def create(
     request: Request, plane: Plane, principal: Executor, body: SessionBody, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Response:
     """Make a session: a sandbox with files of its own. It is `creating` at first, and `running` a moment later.
 
     Code can be sent at once; it runs as soon as the session does.
@@ -44,7 +45,7 @@ async def create(
     return await once(request, principal, idempotency_key, "sess", make)
 
 
-@router.get("", responses=problems(), operation_id="list_sessions")
+@router.get("", response_model=SessionList, responses=problems(), operation_id="list_sessions")
 async def list_sessions(
     plane: Plane,
     principal: Reader,
@@ -58,7 +59,7 @@ async def list_sessions(
     limit: Annotated[int, Query(description="Cut to 1 to 200.")] = 50,
     offset: Offset = 0,
     cursor: Cursor = None,
-) -> SessionList:
+) -> Response:
     """One's own sessions, newest first."""
     tags = {}
     for text in tag or ():
@@ -75,42 +76,57 @@ async def list_sessions(
     )
     limit = min(max(limit, 1), _MOST)
     page = await plane.sessions.list(filter, limit=limit, offset=offset, cursor=cursor)
-    return SessionList(
-        items=[SessionAnswer.of(each) for each in page.items],
-        total=page.total,
-        limit=limit,
-        offset=offset,
-        has_more=page.next_cursor is not None,
-        next_cursor=page.next_cursor,
+    return await rendered(
+        {
+            "items": (fields_of(SessionAnswer.of(each)) for each in page.items),
+            "total": page.total,
+            "limit": limit,
+            "offset": offset,
+            "has_more": page.next_cursor is not None,
+            "next_cursor": page.next_cursor,
+        }
     )
 
 
-@router.get("/{session_id}", responses=problems(404), operation_id="get_session")
-async def get(plane: Plane, principal: Reader, session_id: SessionId) -> SessionAnswer:
+@router.get("/{session_id}", response_model=SessionAnswer, responses=problems(404), operation_id="get_session")
+async def get(plane: Plane, principal: Reader, session_id: SessionId) -> Response:
     """One session."""
-    return SessionAnswer.of(await plane.sessions.get(principal, session_id))
+    return await rendered(SessionAnswer.of(await plane.sessions.get(principal, session_id)))
 
 
-@router.post("/{session_id}/terminate", responses=problems(404, 409), operation_id="terminate_session")
-async def terminate(request: Request, plane: Plane, principal: Executor, session_id: SessionId) -> SessionAnswer:
+@router.post(
+    "/{session_id}/terminate",
+    response_model=SessionAnswer,
+    responses=problems(404, 409),
+    operation_id="terminate_session",
+)
+async def terminate(request: Request, plane: Plane, principal: Executor, session_id: SessionId) -> Response:
     """End a session and keep its record and its files. Does nothing to one that has ended."""
     act(request, "session.terminate", session_id)
-    return SessionAnswer.of(await plane.sessions.terminate(principal, session_id))
+    return await rendered(SessionAnswer.of(await plane.sessions.terminate(principal, session_id)))
 
 
-@router.post("/{session_id}/renew", responses=problems(404, 409), operation_id="renew_session")
+@router.post(
+    "/{session_id}/renew", response_model=SessionAnswer, responses=problems(404, 409), operation_id="renew_session"
+)
 async def renew(
-    request: Request, plane: Plane, principal: Executor, session_id: SessionId, body: RenewBody
-) -> SessionAnswer:
-    """Keep a session for so many more seconds, from now on."""
+    request: Request, plane: Plane, principal: Executor, session_id: SessionId, body: RenewBody | None = None
+) -> Response:
+    """Keep a session for so many more seconds, from now on; for its own timeout if nothing is said."""
     act(request, "session.renew", session_id)
-    return SessionAnswer.of(await plane.sessions.renew(principal, session_id, body.timeout))
+    session = await plane.sessions.renew(principal, session_id, None if body is None else body.timeout)
+    return await rendered(SessionAnswer.of(session))
 
 
-@router.post("/{session_id}/dependencies/install", responses=problems(404, 409), operation_id="install_dependencies")
+@router.post(
+    "/{session_id}/dependencies/install",
+    response_model=SessionAnswer,
+    responses=problems(404, 409),
+    operation_id="install_dependencies",
+)
 async def install(
     request: Request, plane: Plane, principal: Executor, session_id: SessionId, body: InstallBody
-) -> SessionAnswer:
+) -> Response:
     """Install packages into a session, in a sandbox that reaches the package index only. Returns when it is done.
 
     `dependency_install_status` says whether it worked, `dependency_install_error` why not.
@@ -124,7 +140,7 @@ async def install(
         timeout=body.install_timeout,
         allow_conflicts=body.allow_version_conflicts,
     )
-    return SessionAnswer.of(session)
+    return await rendered(SessionAnswer.of(session))
 
 
 @router.delete("/{session_id}", status_code=204, responses=problems(404, 409, 502), operation_id="delete_session")

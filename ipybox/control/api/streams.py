@@ -6,17 +6,18 @@ back with ``Last-Event-ID`` goes on where it was.
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 
-from ipybox.control.api.answers import EventAnswer
 from ipybox.control.api.context import Plane, Reader
 from ipybox.control.api.documented import problems
 from ipybox.control.api.executions import After, ExecutionId
+from ipybox.control.api.rendering import event_fields, json_of
 from ipybox.control.records import ExecutionEvent
 from ipybox.control.service.control_plane import ControlPlane
 
@@ -28,6 +29,12 @@ _EVENT = {
     "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
 }
 _QUIET = 1.0
+_LINE_ENDS = "\x85\u2028\u2029"
+"""For some who read lines, not for those who wrote the standard."""
+_PIECE = 64 * 1024
+_AT_ONCE = 8
+"""Of many readers who are sent much, those that go on before all others have their turn."""
+_gates: WeakKeyDictionary[ControlPlane, asyncio.Semaphore] = WeakKeyDictionary()
 _KEEP_ALIVE = 15
 """Times that it may be quiet before a comment says that somebody is there."""
 
@@ -44,7 +51,7 @@ class EventStreamResponse(StreamingResponse):
     responses={
         200: {
             "description": "Events as they happen; ends after `end`.",
-            "content": {MEDIA_TYPE: {"schema": _EVENT, "example": "id: 1\nevent: stdout\ndata: {}\n\n"}},
+            "content": {MEDIA_TYPE: {"schema": _EVENT}},
         },
         **problems(404),
     },
@@ -71,12 +78,19 @@ async def stream(
 
 async def events_of(plane: ControlPlane, execution_id: str, after: int) -> AsyncIterator[bytes]:
     """Events in the form in which they travel; ends as well when the server is about to stop."""
-    quiet = 0
+    quiet = sent = 0
+    gate = _gates.setdefault(plane, asyncio.Semaphore(_AT_ONCE))
     yield b": here\n\n"
     async for event in plane.executions.follow(execution_id, after, _QUIET):
         if event is not None:
             quiet = 0
-            yield encoded(event)
+            data = encoded(event)
+            yield data
+            sent += len(data)
+            if sent > _PIECE:  # a fast reader is never waited for
+                sent = 0
+                async with gate:
+                    await asyncio.sleep(0)
             continue
         if plane.draining:
             return
@@ -87,5 +101,7 @@ async def events_of(plane: ControlPlane, execution_id: str, after: int) -> Async
 
 def encoded(event: ExecutionEvent) -> bytes:
     """One event."""
-    data = json.dumps(EventAnswer.of(event).model_dump(mode="json"), ensure_ascii=True)
+    data = json_of(event_fields(event), ascii=True)
+    for letter in _LINE_ENDS if not data.isascii() else ():  # of what came as text
+        data = data.replace(letter, f"\\u{ord(letter):04x}")
     return f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode()

@@ -6,18 +6,19 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 
 from ipybox.control.api.answers import Message, TemplateAnswer
 from ipybox.control.api.bodies import MIB, TemplateBody, TemplateChanges
 from ipybox.control.api.context import Plane, Reader, Templater, act
 from ipybox.control.api.documented import problems
 from ipybox.control.api.idempotency import IdempotencyKey, Made, Planned, once
+from ipybox.control.api.large_bodies import BodyRoute
 from ipybox.control.errors import ConflictError
 from ipybox.control.records import Template
 from ipybox.control.service.ids import now
 
-router = APIRouter(prefix="/templates", tags=["templates"])
+router = APIRouter(prefix="/templates", tags=["templates"], route_class=BodyRoute)
 TemplateId = Annotated[str, Path(min_length=1, max_length=64)]
 
 
@@ -26,7 +27,7 @@ TemplateId = Annotated[str, Path(min_length=1, max_length=64)]
 )
 async def create(
     request: Request, plane: Plane, principal: Templater, body: TemplateBody, idempotency_key: IdempotencyKey = None
-) -> JSONResponse:
+) -> Response:
     """Make a template: what sessions are made from. A warm one has its Python ready, with its modules imported."""
     act(request, "template.create", body.id)
     at = now()

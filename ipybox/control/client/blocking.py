@@ -82,6 +82,7 @@ class Server(Twin[AsyncServer]):
     """The server itself."""
 
     health = waiting(AsyncServer.health)
+    synchronise = waiting(AsyncServer.synchronise)
     audit = waiting(AsyncServer.audit)
 
 

@@ -15,6 +15,7 @@ from ipybox.control.client.event_stream import EventParser
 from ipybox.control.client.line import Line
 from ipybox.control.client.models import (
     AuditEntry,
+    Comparison,
     Event,
     EventPage,
     ExecutionInfo,
@@ -25,9 +26,10 @@ from ipybox.control.client.models import (
     NewKey,
     Page,
     SessionInfo,
+    Synchronised,
     TemplateInfo,
 )
-from ipybox.control.client.options import CodeOptions, Packages, SessionOptions, TemplateOptions, as_body
+from ipybox.control.client.options import CodeOptions, Packages, SessionOptions, TemplateOptions, as_body, only
 from ipybox.control.client.wire import id_in_path
 from ipybox.control.errors import ServerError
 
@@ -51,7 +53,7 @@ class AsyncTemplates(Group):
 
     async def create(self, id: str, **options: Unpack[TemplateOptions]) -> TemplateInfo:
         """Makes one. Without a name it is called as its id is."""
-        said = {"name": id, **as_body(options), "id": id}
+        said = {"name": id, **as_body(only(TemplateOptions, options)), "id": id}
         return await self._line.call("POST", "/templates", _reads(TemplateInfo), body=said, creates=True)
 
     async def get(self, id: str) -> TemplateInfo:
@@ -70,7 +72,8 @@ class AsyncTemplates(Group):
 
     async def update(self, id: str, **options: Unpack[TemplateOptions]) -> TemplateInfo:
         """Changes what is said; the rest stays as it is."""
-        return await self._line.call("PUT", f"/templates/{id_in_path(id)}", _reads(TemplateInfo), body=as_body(options))
+        said = as_body(only(TemplateOptions, options))
+        return await self._line.call("PUT", f"/templates/{id_in_path(id)}", _reads(TemplateInfo), body=said)
 
     async def delete(self, id: str) -> None:
         """Removes one."""
@@ -82,7 +85,7 @@ class AsyncSessions(Group):
 
     async def create(self, template: str, **options: Unpack[SessionOptions]) -> SessionInfo:
         """Makes one, and does not wait until it runs; see :meth:`wait`."""
-        said = as_body(options, template_id=template)
+        said = as_body(only(SessionOptions, options), template_id=template)
         return await self._line.call("POST", "/sessions", _reads(SessionInfo), body=said, creates=True)
 
     async def get(self, id: str) -> SessionInfo:
@@ -168,7 +171,8 @@ class AsyncExecutions(Group):
 
     async def execute(self, session_id: str, code: str, **options: Unpack[CodeOptions]) -> ExecutionTicket:
         """Hands over code, and does not wait for it."""
-        path, said = f"/executions/sessions/{id_in_path(session_id)}/execute", as_body(options, code=code)
+        path = f"/executions/sessions/{id_in_path(session_id)}/execute"
+        said = as_body(only(CodeOptions, options), code=code)
         return await self._line.call("POST", path, _reads(ExecutionTicket), body=said, creates=True)
 
     async def execute_sync(
@@ -183,7 +187,7 @@ class AsyncExecutions(Group):
             f"/executions/sessions/{id_in_path(session_id)}/execute-sync",
             _reads(ExecutionInfo),
             params={"sync_timeout": sync_timeout},
-            body=as_body(options, code=code),
+            body=as_body(only(CodeOptions, options), code=code),
             creates=True,
             timeout=sync_timeout + self._line.timeout,
         )
@@ -311,6 +315,10 @@ class AsyncServer(Group):
             if "dependencies" not in error.problem:
                 raise
             return decoded(Health, error.problem)  # not well, and it says why
+
+    async def synchronise(self) -> Comparison:
+        """Has it compare its database with what runs, and set right what differs."""
+        return (await self._line.call("POST", "/health/sync", _reads(Synchronised))).result
 
     async def audit(self, *, limit: int | None = None, cursor: str | None = None) -> Page[AuditEntry]:
         """Who did what, newest first."""

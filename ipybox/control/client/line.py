@@ -171,7 +171,7 @@ class Line:
         except httpx.TransportError as error:
             words = str(error) or {"ReadTimeout": f"no answer within {self.timeout:g} s"}.get(type(error).__name__, "")
             title = "Too slow" if isinstance(error, httpx.TimeoutException) else "No connection"
-            raise ServerError(0, title, f"{self.url}: {words or type(error).__name__}") from error
+            raise ServerError(0, title, f"{self.url}: {words or type(error).__name__}{_hint(error)}") from error
         except (httpx.InvalidURL, httpx.DecodingError) as error:
             raise self._strange(0, str(error)) from error
 
@@ -190,3 +190,10 @@ class Line:
 
     def _strange(self, status: int, detail: str) -> ServerError:
         return ServerError(status, "Unexpected answer", f"{self.url}: {detail}; is it an ipybox server?")
+
+
+def _hint(error: httpx.TransportError) -> str:
+    words = str(error)
+    if "self-signed" in words or "local issuer" in words:
+        return "; who trusts it names a PEM file in IPYBOX_CA_FILE, or gives tls"
+    return "; does a server run there?" if isinstance(error, httpx.ConnectError) and "SSL" not in words else ""

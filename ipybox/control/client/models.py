@@ -356,6 +356,24 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a server set right when it compared its database with what runs: ids of sessions and executions."""
+
+    resumed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    crashed: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Synchronised:
+    """The answer that has it."""
+
+    result: Comparison
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[T]):
     """A part of a list.
 

@@ -75,6 +75,27 @@ class CodeOptions(TypedDict, total=False):
     env_vars: Mapping[str, str] | None
 
 
+_MODES = (None, "stateless", "stateful")
+
+
+def only(kind: Any, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options that there are: a server ignores what it does not know, so what is misspelt would be lost without a word.
+
+    Args:
+        kind: One of the classes above.
+
+    Raises:
+        TypeError: There is no such option.
+        ValueError: There is no such mode, which a server takes for the first one.
+    """
+    for name in options:
+        if name not in kind.__annotations__:
+            raise TypeError(f"there is no option {name!r}; there are {', '.join(sorted(kind.__annotations__))}")
+    if options.get("mode") not in _MODES:
+        raise ValueError(f"mode is 'stateless' or 'stateful', got {options['mode']!r}")
+    return options
+
+
 def as_body(options: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """A body of a request. What is None is left out."""
     said = {name: value for name, value in {**more, **options}.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -39,8 +40,7 @@ async def run(request: Request, visitor: Doer, session_id: str, form: SentForm) 
                 "code": form["code"],
                 "language": language,
                 "kind": kind or None,
-                "event": form.json("event"),
-                **form.only_said(timeout=form.word("timeout")),
+                **form.only_said(timeout=form.word("timeout"), event=form.json("event")),
             }
         )
         execution = await plane.executions.submit(
@@ -78,7 +78,8 @@ async def execution(request: Request, visitor: Looker, execution_id: str, part: 
     if part:
         return live_answer(request, facts_part(request, found, is_short=part == "short"))
     session = await plane.sessions.get(visitor.principal, found.session_id)
-    return page(
+    return await asyncio.to_thread(  # a million characters that mislead take a while
+        page,
         request,
         "execution.html",
         execution=found,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
@@ -12,12 +13,13 @@ from pydantic import ValidationError
 
 from ipybox.control.access.problems import problem_of, validation_problem
 from ipybox.control.console.visitor import Visitor, console_of, visitor_of
-from ipybox.control.errors import ForbiddenError, RequestRefusedError
+from ipybox.control.errors import FileTooLargeError, ForbiddenError, RequestRefusedError
 from ipybox.errors import IpyboxError
 
 TOKEN = "form_token"
 MEDIA_TYPE = "application/x-www-form-urlencoded"
 _MOST_FIELDS = 200
+_LONGEST_JSON = 256 * 1024
 
 Refused = (IpyboxError, ValidationError)
 """What is told on the page that a form was sent from."""
@@ -87,6 +89,8 @@ class Form:
         text = self.text(name).strip()
         if not text:
             return None
+        if len(text) > _LONGEST_JSON:
+            raise RequestRefusedError(f"must have no more than {_LONGEST_JSON} characters; the API takes more", name)
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -112,13 +116,28 @@ async def sent_form(request: Request, visitor: Annotated[Visitor, Depends(visito
     return form
 
 
-async def read_form(request: Request) -> Form:
-    """The fields that were sent. Raises :class:`RequestRefusedError` for what is no form."""
+async def read_form(request: Request, most: int | None = None) -> Form:
+    """The fields that were sent.
+
+    Args:
+        most: Bytes; as many as any request may have if nothing is said.
+
+    Raises:
+        RequestRefusedError: It is no form.
+        FileTooLargeError: There is more of it than that.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != MEDIA_TYPE:
         raise RequestRefusedError(f"must be {MEDIA_TYPE}", "Content-Type")
-    body = await request.body()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if most is not None and len(body) > most:
+            raise FileTooLargeError(most, "form")
     try:
-        return Form(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS))
+        # In a thread: millions of escapes take a while.
+        return Form(
+            await asyncio.to_thread(parse_qsl, body.decode(), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+        )
     except ValueError as error:
         raise RequestRefusedError(f"the body is no form: {error}") from None
 

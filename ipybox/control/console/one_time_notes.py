@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 _SECONDS = 60.0
 _MOST = 500
+_MOST_OF_ONE = 20
+"""So that nobody has the secrets of others forgotten before they are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,9 @@ class OneTimeNotes:
 
     def leave(self, whose: str, note: Note) -> str:
         """Keeps a note for a minute. Returns with what it can be had."""
+        theirs = [name for name, (_, owner, _) in self._notes.items() if owner == whose]
+        for old in theirs[: max(0, len(theirs) + 1 - _MOST_OF_ONE)]:
+            del self._notes[old]
         name = secrets.token_urlsafe(12)
         self._notes[name] = self._clock() + _SECONDS, whose, note
         if len(self._notes) > _MOST:

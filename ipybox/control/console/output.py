@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ipybox.control.json_text import JsonText
+from ipybox.control.json_text import plain as read
 from ipybox.control.records import ExecutionEvent
 
 MOST = 1_000_000
@@ -19,6 +21,8 @@ MOST = 1_000_000
 PICTURE_SHARE = 8
 """So many characters of a picture count as one."""
 _RUN = 16 * 1024
+_MOST_PARTS = 50_000
+"""Commas and brackets of something that is looked at to show it."""
 _STREAMS = ("stdout", "stderr")
 _PICTURES = ("image/png", "image/jpeg", "image/gif")
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
@@ -64,18 +68,21 @@ class Shown:
 
     def add(self, event: ExecutionEvent) -> None:
         """Takes the next event."""
+        if isinstance(event.data, JsonText) and event.kind not in _STREAMS and _parts(event.data.text) > _MOST_PARTS:
+            return self._append(Piece(kind="note", text="Something that is too large to be shown here."))
+        data = read(event.data)
         if event.kind == "clear":
-            if event.data.get("wait"):
+            if data.get("wait"):
                 self._clear_next = True
             else:
                 self._clear()
             return
-        new = _piece(event.kind, event.data)
+        new = _piece(event.kind, data)
         if new is None:
             return
         if self._clear_next:
             self._clear()
-        if event.data.get("update"):
+        if data.get("update"):
             for place, old in enumerate(self._pieces):
                 if old.display_id is not None and old.display_id == new.display_id:
                     self._size += new.size - old.size
@@ -110,6 +117,10 @@ class Shown:
         else:
             first.text = first.text[by:]
             self._size -= by
+
+
+def _parts(text: str) -> int:
+    return text.count(",") + text.count("[") + text.count("{")
 
 
 def plain(text: str) -> str:

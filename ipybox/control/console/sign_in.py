@@ -16,6 +16,8 @@ router = APIRouter(route_class=PageRoute)
 _PATH = "/console"
 _NOBODY = "nobody"
 """To what the token of the form is bound that is there before one is somebody."""
+_LONGEST = 16 * 1024
+"""Bytes of the form: whoever has no key may not have the server keep more than that."""
 
 
 @router.get("/sign-in")
@@ -34,7 +36,7 @@ async def sign_in(request: Request) -> Response:
     console, context = console_of(request), context_of(request)
     assert context.running is not None
     assert context.authenticator is not None
-    form = await read_form(request)
+    form = await read_form(request, _LONGEST)
     if not console.sign_ins.is_form_token(_NOBODY, form[TOKEN]):
         raise ForbiddenError("this form is from before a restart of the server; load its page again")
     sent = [(b"authorization", b"Bearer " + form["key"].strip().encode("utf-8", "replace"))]
@@ -43,6 +45,7 @@ async def sign_in(request: Request) -> Response:
     except UnauthenticatedError:
         return _page(request, own_path(form["next"]), 401, "That is no key that counts here.")
     request.state.principal = principal
+    await context.rates.check(f"key {principal.key_id}")
     act(request, "console.sign_in", principal.key_id)
     if old := request.cookies.get(COOKIE):
         console.sign_ins.forget(old)

@@ -16,6 +16,8 @@ COOKIE = "ipybox_console"
 IDLE_SECONDS = 12 * 3600.0
 """After which somebody who was not seen has to sign in again."""
 _MOST = 2000
+_MOST_OF_A_KEY = 20
+"""So that nobody can sign all others out."""
 
 
 class SignIns:
@@ -29,6 +31,9 @@ class SignIns:
     def add(self, key_id: str) -> str:
         """Signs somebody in. Returns what the cookie holds."""
         token = secrets.token_urlsafe(32)
+        theirs = [name for name, (id, _) in self._known.items() if id == key_id]
+        for name in theirs[: max(0, len(theirs) + 1 - _MOST_OF_A_KEY)]:
+            del self._known[name]
         self._known[_hashed(token)] = key_id, self._clock()
         if len(self._known) > _MOST:
             self._known.popitem(last=False)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from ipybox.control.json_text import LARGE, JsonText
 from ipybox.control.states import ExecutionStatus, InstallStatus, SessionStatus
 from ipybox.testrun.visible_text import visible, visible_line
 
@@ -102,7 +103,9 @@ def look(status: str) -> str:
 
 
 def pretty(value: Any) -> str:
-    """JSON as one reads it; what characters mislead is escaped."""
+    """JSON as one reads it, or the beginning of what is large; what characters mislead is escaped."""
+    if isinstance(value, JsonText):
+        return f"{visible(value.text[:LARGE])}\n... and {len(value.text) - LARGE} characters more"
     return visible(json.dumps(value, indent=2, ensure_ascii=False))
 
 

@@ -12,19 +12,22 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from sqlalchemy import DateTime, Dialect, String
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from ipybox.control import json_text
+
 _ESCAPE = "\x1a"
 _HARD = re.compile("[\x00\x1a\ud800-\udfff]")
 _ESCAPED = re.compile("\x1a([0-9a-f]{4})")
+_HINTS: dict[type[Any], Mapping[str, Any]] = {}
 
 
 def escaped(text: str) -> str:
     """Text that every database takes, different for different texts."""
-    if text.isascii() and "\0" not in text and _ESCAPE not in text:
+    if "\0" not in text and _ESCAPE not in text and _is_encodable(text):  # each of them is quick, unlike what follows
         return text
     return _HARD.sub(lambda found: f"{_ESCAPE}{ord(found[0]):04x}", text)
 
@@ -34,6 +37,14 @@ def unescaped(text: str) -> str:
     if _ESCAPE not in text:
         return text
     return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class EscapedText(TypeDecorator[str]):
@@ -63,6 +74,17 @@ class JsonText(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)
+
+
+class LargeJson(JsonText):
+    """The same; what is large stays text, a :class:`~ipybox.control.json_text.JsonText`, both ways."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        if value is None or len(value) <= json_text.LARGE:
+            return super().process_result_value(value, dialect)
+        return json_text.JsonText(value)
 
 
 class Facts(TypeDecorator[Any]):
@@ -138,7 +160,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 def _dumped(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json_text.dumped(value)
 
 
 def _plain(value: Any) -> Any:
@@ -146,16 +168,20 @@ def _plain(value: Any) -> Any:
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
+    if isinstance(value, Mapping):
+        return dict(value)
     return value.isoformat() if isinstance(value, datetime) else value
 
 
 def _fact(kind: type[Any], found: Mapping[str, Any]) -> Any:
     """What a later version has left out of the class is not missed."""
-    hints = get_type_hints(kind)
+    hints = _HINTS.get(kind) or _HINTS.setdefault(kind, get_type_hints(kind))
     return kind(**{name: _typed(hints[name], value) for name, value in found.items() if name in hints})
 
 
 def _typed(hint: Any, value: Any) -> Any:
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(_typed(get_args(hint)[0], each) for each in value)
+    if is_dataclass(hint) and isinstance(value, dict):
+        return _fact(hint, value)  # type: ignore[arg-type]
     return datetime.fromisoformat(value) if hint is datetime else value

@@ -11,6 +11,7 @@ from ipybox.control.db.rows import bounded, record_of, values_of
 from ipybox.control.db.tables import execution_events, executions
 from ipybox.control.db.transactions import Transactions
 from ipybox.control.errors import ConflictError, RecordNotFoundError
+from ipybox.control.json_text import plain
 from ipybox.control.records import ExecutionEvent
 
 _AT_ONCE = 500  # variables in one statement; SQLite takes some thousands
@@ -70,7 +71,7 @@ class Events:
                     .order_by(execution_events.c.execution_id, execution_events.c.seq)
                 )
                 for id, kind, data in connection.execute(statement):
-                    parts[id][_STREAMS.index(kind)].append(data["text"])
+                    parts[id][_STREAMS.index(kind)].append(plain(data)["text"])
 
         await self._transactions.read(work)
         return {id: ("".join(stdout), "".join(stderr)) for id, (stdout, stderr) in parts.items()}

@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, case, func, insert, select, type_coerce, update
+from sqlalchemy import ColumnElement, Connection, Select, case, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ipybox.control.db.events import insert_events
-from ipybox.control.db.rows import newest_first, record_of, values_of
+from ipybox.control.db.rows import newest_first, record_of, short, values_of
 from ipybox.control.db.tables import execution_events, executions, sessions
 from ipybox.control.db.transactions import Transactions, lock
 from ipybox.control.errors import ConflictError, QuotaExceededError, RecordNotFoundError
@@ -18,8 +18,6 @@ from ipybox.control.records import Artifact, Execution, ExecutionEvent, Json, Me
 from ipybox.control.states import EXECUTION_STEPS, ExecutionStatus, Reason, SessionStatus
 
 UNFINISHED = tuple(status for status in ExecutionStatus if not status.is_final)
-LISTED = 100_000
-"""Characters of the largest value that is read for a list: all of them in memory could be more than there is."""
 _TAKING = (SessionStatus.RUNNING, SessionStatus.CREATING)
 _LARGE = ("event", "return_value")
 
@@ -36,13 +34,8 @@ _current: Select[Any] = select(
 """Of one that has not finished the events are counted, as they come without its row being written."""
 
 
-def _short(column: Column[Any]) -> ColumnElement[Any]:
-    """What a column has, and nothing if that is long."""
-    return type_coerce(case((func.length(column) <= LISTED, column)), column.type).label(column.name)
-
-
 _listed = _current.with_only_columns(
-    *(_short(executions.c[each.name]) if each.name in _LARGE else each for each in _current.selected_columns)
+    *(short(executions.c[each.name]) if each.name in _LARGE else each for each in _current.selected_columns)
 )
 
 
@@ -104,7 +97,7 @@ class Executions:
     async def list(self, session_id: str, *, limit: int, offset: int = 0, cursor: str | None = None) -> Page[Execution]:
         """Gives a part of a session's, newest first; ``offset`` counts only without a cursor.
 
-        Events and return values of more than :data:`LISTED` characters are left out.
+        Events and return values of more than :data:`~ipybox.control.db.rows.LISTED` characters are left out.
 
         Raises:
             RequestRefusedError: It is no cursor.

@@ -13,7 +13,7 @@ from ipybox.control.errors import ServerSettingsError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "v0001"
+HEAD = "v0002"
 """The newest revision."""
 VERSION_TABLE = "ipybox_version"
 _SCRIPTS = Path(__file__).parent / "migrations"

@@ -6,13 +6,15 @@ from collections.abc import Collection
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, func, select, tuple_
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, case, func, select, tuple_, type_coerce
 
 from ipybox.control.db.cursors import cursor as cursor_of
 from ipybox.control.db.cursors import position
 from ipybox.control.records import Page
 
 T = TypeVar("T")
+LISTED = 100_000
+"""Characters of the largest value that is read for a list: all of them in memory could be more than there is."""
 _MOST = 2**31 - 2  # PostgreSQL takes no larger ones here
 
 
@@ -37,6 +39,11 @@ def checked_fields(kind: type[Any], changes: dict[str, Any], *, fixed: Collectio
 def bounded(number: int) -> int:
     """A limit, an offset or a number of an event, of which requests may ask for any."""
     return max(0, min(number, _MOST))
+
+
+def short(column: Column[Any]) -> ColumnElement[Any]:
+    """What a column has, and nothing if that is long."""
+    return type_coerce(case((func.length(column) <= LISTED, column)), column.type).label(column.name)
 
 
 def newest_first(

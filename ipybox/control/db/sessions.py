@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from ipybox.control.db.rows import checked_fields, newest_first, record_of, values_of
+from ipybox.control.db.rows import checked_fields, newest_first, record_of, short, values_of
 from ipybox.control.db.tables import session_tags, sessions
 from ipybox.control.db.transactions import Transactions, lock
 from ipybox.control.errors import ConflictError, NoCapacityError, QuotaExceededError, RecordNotFoundError
@@ -21,6 +21,8 @@ from ipybox.control.states import SESSION_STEPS, InstallStatus, SessionMode, Ses
 ALIVE = tuple(status for status in SessionStatus if not status.is_final)
 FINAL = tuple(status for status in SessionStatus if status.is_final)
 _FIXED = ("id", "owner", "created_at")
+_AT_ONCE = 500  # variables in one statement; SQLite takes some thousands
+_listed = select(*(short(each) if each.name == "event" else each for each in sessions.c))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +91,25 @@ class Sessions:
             raise RecordNotFoundError("session", id)
         return found
 
+    async def known(self, ids: Collection[str]) -> frozenset[str]:
+        """Gives those of these ids that are of a session, whatever became of it."""
+        wanted = list(ids)
+
+        def work(connection: Connection) -> frozenset[str]:
+            found: set[str] = set()
+            for begin in range(0, len(wanted), _AT_ONCE):
+                some = sessions.c.id.in_(wanted[begin : begin + _AT_ONCE])
+                found.update(connection.execute(select(sessions.c.id).where(some)).scalars())
+            return frozenset(found)
+
+        return await self._transactions.read(work)
+
     async def list(
         self, filter: SessionFilter | None = None, *, limit: int, offset: int = 0, cursor: str | None = None
     ) -> Page[Session]:
         """Gives a part of those that there are, newest first; ``offset`` counts only without a cursor.
+
+        Events of more than :data:`~ipybox.control.db.rows.LISTED` characters are left out.
 
         Raises:
             RequestRefusedError: It is no cursor.
@@ -100,7 +117,7 @@ class Sessions:
         conditions = list(_conditions(filter or SessionFilter()))
         return await self._transactions.read(
             lambda connection: newest_first(
-                connection, sessions, Session, conditions, limit=limit, offset=offset, cursor=cursor
+                connection, sessions, Session, conditions, limit=limit, offset=offset, cursor=cursor, columns=_listed
             )
         )
 

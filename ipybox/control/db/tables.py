@@ -15,7 +15,7 @@ from sqlalchemy import (
     Table,
 )
 
-from ipybox.control.db.columns import Choice, EscapedText, Facts, JsonText, Texts, UtcTime
+from ipybox.control.db.columns import Choice, EscapedText, Facts, JsonText, LargeJson, Texts, UtcTime
 from ipybox.control.records import (
     Artifact,
     Dependency,
@@ -23,6 +23,7 @@ from ipybox.control.records import (
     Metrics,
     NetworkRules,
     ResourceLimits,
+    Template,
 )
 from ipybox.control.states import ExecutionKind, ExecutionStatus, InstallStatus, Reason, SessionMode, SessionStatus
 
@@ -62,13 +63,14 @@ sessions = Table(
     Column("id", EscapedText, primary_key=True),
     Column("owner", EscapedText, nullable=False),
     Column("template_id", EscapedText, nullable=False),  # its template may be gone by now
+    Column("template", Facts(Template)),
     Column("mode", Choice(SessionMode), nullable=False),
     Column("status", Choice(SessionStatus), nullable=False),
     Column("reason", Choice(Reason)),
     Column("detail", EscapedText),
     Column("limits", Facts(ResourceLimits), nullable=False),
     Column("env_vars", JsonText, nullable=False),
-    Column("event", JsonText, nullable=False),
+    Column("event", LargeJson, nullable=False),
     Column("timeout", Integer, nullable=False),
     Column("tags", JsonText, nullable=False),
     Column("network", Facts(NetworkRules), nullable=False),
@@ -120,13 +122,13 @@ executions = Table(
     Column("reason", Choice(Reason)),
     Column("code", EscapedText, nullable=False),
     Column("timeout", Double, nullable=False),
-    Column("event", JsonText, nullable=False),
+    Column("event", LargeJson, nullable=False),
     Column("env_vars", JsonText, nullable=False),
     Column("exit_code", BigInteger),
     Column("error_name", EscapedText),
     Column("error_message", EscapedText),
     Column("execution_time", Double),
-    Column("return_value", JsonText, nullable=False),
+    Column("return_value", LargeJson, nullable=False),
     Column("has_return_value", Boolean, nullable=False),
     Column("metrics", Facts(Metrics)),
     Column("artifacts", Facts(Artifact, many=True), nullable=False),
@@ -146,7 +148,7 @@ execution_events = Table(
     Column("execution_id", EscapedText, ForeignKey(executions.c.id, ondelete="CASCADE"), primary_key=True),
     Column("seq", Integer, primary_key=True, autoincrement=False),
     Column("kind", EscapedText, nullable=False),
-    Column("data", JsonText, nullable=False),
+    Column("data", LargeJson, nullable=False),
     Column("at", UtcTime, nullable=False),
 )
 
@@ -195,7 +197,7 @@ idempotent_answers = Table(
     Column("route", EscapedText, nullable=False),
     Column("request_hash", EscapedText, nullable=False),
     Column("status", Integer),
-    Column("body", JsonText, nullable=False),
+    Column("body", LargeJson, nullable=False),
     Column("created_at", UtcTime, nullable=False),
 )
 Index(None, idempotent_answers.c.created_at)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -61,24 +63,37 @@ class Templates:
 
         return await self._transactions.read(work)
 
-    async def update(self, template: Template) -> None:
+    async def update(self, template: Template, *, was: datetime | None = None) -> bool:
         """Replaces all of the one with this id but when it was made.
+
+        Args:
+            template: The new one.
+            was: When it was changed last, as one thinks; None for any time.
+
+        Returns:
+            Whether that was so; otherwise nothing is done.
 
         Raises:
             RecordNotFoundError: There is none.
             ConflictError: Its name is taken.
         """
         values = values_of(template, without=("id", "created_at"))
+        is_it = templates.c.id == template.id
+        statement = update(templates).where(is_it).values(values)
+        if was is not None:
+            statement = statement.where(templates.c.updated_at == was)
 
-        def work(connection: Connection) -> int:
-            return connection.execute(update(templates).where(templates.c.id == template.id).values(values)).rowcount
+        def work(connection: Connection) -> bool:
+            if connection.execute(statement).rowcount:
+                return True
+            if connection.execute(select(templates.c.id).where(is_it)).one_or_none() is None:
+                raise RecordNotFoundError("template", template.id)
+            return False
 
         try:
-            changed = await self._transactions.write(work)
+            return await self._transactions.write(work)
         except IntegrityError as error:
             raise ConflictError(f"there is another template named {template.name!r}") from error
-        if not changed:
-            raise RecordNotFoundError("template", template.id)
 
     async def remove(self, id: str) -> None:
         """Removes one. Sessions that were made from it stay.

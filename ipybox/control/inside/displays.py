@@ -20,13 +20,16 @@ from ipybox.control.inside import python_process
 from ipybox.control.inside.interrupts import Interrupts
 from ipybox.session.frames import frame
 
+_DEEPEST = 200
+"""Arrays and objects in each other; what is nested deeper nobody takes."""
+
 
 class Shower:
     """Shows things, one after the other, from any thread.
 
     Args:
         fd: A socket to the agent, which answers each thing with a byte.
-        limit: Bytes of the largest thing; what is larger is not shown, and that is said.
+        limit: Bytes of the largest thing; what is larger, or nested too deep, is not shown, and that is said.
         interrupts: Must not hit in the middle.
     """
 
@@ -42,8 +45,8 @@ class Shower:
             python_process.flush()
             if self._fd < 0:
                 return
-            head = {"is": kind} if len(body) <= self._limit else {"is": "truncated", "stream": "display"}
-            out = frame(head, body if len(body) <= self._limit else b"")
+            fits = len(body) <= self._limit and not _is_too_deep(data)
+            out = frame({"is": kind}, body) if fits else frame({"is": "truncated", "stream": "display"})
             while out:
                 out = out[os.write(self._fd, out) :]
             os.read(self._fd, 1)
@@ -53,6 +56,14 @@ class Shower:
             os.close(self._fd)
             self._fd = -1
         self._lock = threading.Lock()
+
+
+def _is_too_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(_DEEPEST):
+        containers = [each for each in level if isinstance(each, dict | list | tuple)]
+        level = [inner for each in containers for inner in (each.values() if isinstance(each, dict) else each)]
+    return any(isinstance(each, dict | list | tuple) for each in level)
 
 
 def _plain(value: Any) -> str:

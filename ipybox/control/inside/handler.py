@@ -19,7 +19,10 @@ from ipybox.process import late_site
 
 INTERRUPTED = 130
 """Exit code of code that was interrupted, as a shell has it."""
-_MISSING = "the code does not define a function handler(event)"
+_MISSING = (
+    "the code does not define a function handler(event), which would be called; "
+    "sessions with mode 'stateful' run Python without one"
+)
 
 
 def run(main: ModuleType, code: str, event: str, line: ResultLine) -> NoReturn:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ipybox.control.runtime.turns import Turns
 from ipybox.process.teardown import to_the_end
 from ipybox.session.frames import Decoder, FrameError, frame
 
@@ -38,7 +39,8 @@ class Connection:
         replies: A pipe that the agent writes; taken over.
         head_limit: Bytes of the largest object that it may send.
         body_limit: Bytes of the largest body.
-        on_frame: Gets what it says; raises :class:`FrameError` where that makes no sense.
+        on_frame: Gets what it says; raises :class:`FrameError` where that makes no sense. What takes long is returned,
+            and gone through in pieces; nothing else is heard of this agent until that is done.
         on_broken: Called with the reason when there is no talking with it any more.
     """
 
@@ -49,13 +51,15 @@ class Connection:
         *,
         head_limit: int,
         body_limit: int,
-        on_frame: Callable[[dict[str, Any], bytes], None],
+        on_frame: Callable[[dict[str, Any], bytes], Iterator[None] | None],
         on_broken: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._requests, self._replies = requests, replies
         self._on_frame, self._on_broken = on_frame, on_broken
         self._decoder = Decoder(head_limit, body_limit)
+        self._work: Iterator[None] | None = None
+        self._turns = Turns.here()
         self._turn = asyncio.Lock()
         self._ready: asyncio.Future[None] | None = None
         self._closed = False
@@ -74,10 +78,11 @@ class Connection:
         """
         await to_the_end(self._send(memoryview(frame(head, body))))
 
-    def drain(self) -> None:
-        """Reads what is there still, when nobody writes any more."""
-        while not self._closed and self._take():
-            pass
+    def drain(self) -> Iterator[None]:
+        """Reads what is there still, when nobody writes any more, in pieces."""
+        while not self._closed and (self._work is not None or self._take()):
+            self._go_on(_LONG)
+            yield
 
     def close(self) -> None:
         """No more is sent or heard."""
@@ -122,19 +127,35 @@ class Connection:
         """Takes what is there, and lets others have their turn: many small frames could keep us busy for good."""
         began = time.perf_counter()
         for _ in range(_TURNS):
-            if self._closed or not self._take():
+            if not self._take():
                 return
+            is_done = self._go_on(_LONG - (time.perf_counter() - began))
             took = time.perf_counter() - began
-            if took > _LONG and not self._closed:
-                self._loop.remove_reader(self._replies)
+            if self._closed or (is_done and took <= _LONG):
+                continue
+            self._loop.remove_reader(self._replies)
+            if is_done:
                 self._loop.call_later(min(_PAUSE * took, _LONGEST_PAUSE), self._read_on)
-                return
+            else:
+                self._turns.ask(self._work_on, took)
+            return
+
+    def _work_on(self) -> None:
+        if self._closed:
+            return
+        if self._go_on(_LONG):
+            self._loop.call_later(_PAUSE * _LONG, self._read_on)
+        elif not self._closed:
+            self._turns.ask(self._work_on)
 
     def _read_on(self) -> None:
         if not self._closed:
             self._loop.add_reader(self._replies, self._read)
 
     def _take(self) -> bool:
+        """Whether something came, which is to be worked on."""
+        if self._closed:
+            return False
         try:
             data = os.read(self._replies, _CHUNK)
         except BlockingIOError:
@@ -144,15 +165,27 @@ class Connection:
         if not data:
             self._break(GONE)
             return False
-        self.heard = self._loop.time()
+        self._work = self._frames(data)
+        return True
+
+    def _frames(self, data: bytes) -> Iterator[None]:
+        for head, body in self._decoder.feed(data):
+            yield from self._on_frame(head, body) or ()
+            yield
+
+    def _go_on(self, seconds: float) -> bool:
+        """Works for so long, and says whether all is done."""
+        until = time.perf_counter() + seconds
+        self.heard = self._loop.time()  # it says nothing meanwhile, as nobody listens
         try:
-            for head, body in self._decoder.feed(data):
-                self._on_frame(head, body)
+            for _ in self._work or ():
                 if self._closed:
+                    break
+                if time.perf_counter() > until:
                     return False
         except FrameError as error:
             self._break(f"its agent says what makes no sense: {error}")
-            return False
+        self._work = None
         return True
 
     def _break(self, reason: str) -> None:

@@ -20,7 +20,8 @@ from ipybox.control.errors import InstallError
 from ipybox.control.inside.installer import CONFLICT, EARLIER, InstallerSettings
 from ipybox.control.inside.places import PACKAGES, SESSIONS, TEMPLATE
 from ipybox.control.records import Dependency, InstalledDependency, NetworkRules, ResourceLimits
-from ipybox.control.runtime import disk, installed, site
+from ipybox.control.runtime import installed, site
+from ipybox.control.runtime.room import Room
 from ipybox.control.runtime.site import Site
 from ipybox.errors import IpyboxError
 from ipybox.process import bootstrap, warden
@@ -133,13 +134,14 @@ async def _run(here: Site, wanted: Installation, fresh: Path) -> None:
         finally:
             os.close(write)
         too_large: list[str] = []
+        room = Room(fresh, wanted.limits.disk_bytes)
 
         async def look() -> None:
             while not too_large:
                 await asyncio.sleep(_LOOK_SECONDS)
-                use = await asyncio.to_thread(disk.measure, fresh, wanted.limits.disk_bytes)
-                if use.problem is not None:
-                    too_large.append(use.problem.replace("the workspace", "what is installed"))
+                problem = await asyncio.to_thread(room.problem, program.init_pid)
+                if problem is not None:
+                    too_large.append(problem.replace("the workspace", "what is installed"))
             program.kill()
 
         looking = asyncio.ensure_future(look())

@@ -9,6 +9,9 @@ from contextlib import suppress
 
 from ipybox.process import memory, warden
 
+_MOST_LOOKED_AT = 16
+"""Processes of which it is found out what they share; that takes long, and there can be hundreds."""
+
 
 def largest(agent: int, known: Collection[int]) -> tuple[int, int] | None:
     """The child of an agent that has the most memory with all below it.
@@ -21,15 +24,16 @@ def largest(agent: int, known: Collection[int]) -> tuple[int, int] | None:
         Its pid on this machine, and the one that it has inside.
     """
     tree = warden.parents()
-    best: tuple[int, int, int] | None = None
+    families = {}
     for pid in (pid for pid, parent in tree.items() if parent == agent):
         inside = _inside(pid)
-        if inside not in known:
-            continue
-        used = sum(memory.proportional(each) for each in (pid, *warden.descendants(pid, tree)))
-        if best is None or used > best[0]:
-            best = used, pid, inside
-    return None if best is None else best[1:]
+        if inside in known:
+            families[pid, inside] = [pid, *warden.descendants(pid, tree)]
+    if len(families) < 2:
+        return next(iter(families), None)
+    is_small = sum(map(len, families.values())) <= _MOST_LOOKED_AT
+    used = memory.proportional if is_small else memory.resident
+    return max(families, key=lambda family: sum(map(used, families[family])))
 
 
 def end(pid: int) -> None:

@@ -11,9 +11,10 @@ import codecs
 import logging
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
+from ipybox.control.json_text import LARGE, JsonText
 from ipybox.control.records import Metrics
 from ipybox.control.runtime import untrusted_json
 from ipybox.control.runtime.host import Ending, OnEvent, RunOutcome, RunRequest
@@ -45,6 +46,8 @@ class RunningExecution:
         """Its process, as the sandbox counts; what the agent says."""
         self.done: asyncio.Future[RunOutcome] = asyncio.get_running_loop().create_future()
         self.is_queued = True
+        self.has_ended = False
+        """Whether its agent has said so."""
         self._on_event, self._limit = on_event, limit
         self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in _STREAMS}
         self._left = dict.fromkeys((*_STREAMS, "display"), limit)
@@ -63,23 +66,28 @@ class RunningExecution:
         if self._verdict is None:
             self._verdict = status, reason, message
 
-    def take(self, head: Mapping[str, Any], body: bytes) -> None:
-        """Takes what the agent says about it. Raises :class:`FrameError`."""
-        if self.done.done():
-            return
+    def take(self, head: Mapping[str, Any], body: bytes) -> Iterator[None] | None:
+        """Takes what the agent says about it. Raises :class:`FrameError`.
+
+        Returns:
+            What is left to be done, in pieces, before it can take anything else.
+        """
+        if self.done.done() or self.has_ended:
+            return None
         kind = value(head, "is", str)
         if kind in _STREAMS:
             self._write(kind, body)
         elif kind in _SHOWN:
-            self._show(kind, body)
+            return self._show(kind, body)
         elif kind == "truncated":
             self._truncate(value(head, "stream", str))
         elif kind == "began":
             self.pid = value(head, "pid", int)
         elif kind == "end":
-            self._end(head, body)
+            return self._end(head, body)
         else:
             raise FrameError(f"{kind!r} is nothing that is said about an execution")
+        return None
 
     def give_up(self, ending: Ending) -> None:
         """Its sandbox has ended."""
@@ -126,17 +134,31 @@ class RunningExecution:
         if rest and stream not in self._cut:
             self._emit(stream, {"text": rest})
 
-    def _show(self, kind: str, body: bytes) -> None:
+    def _show(self, kind: str, body: bytes) -> Iterator[None] | None:
         self._shown += 1
         if len(body) > self._left["display"] or self._shown > _MOST_SHOWN:
-            return self._truncate("display")
+            self._truncate("display")
+            return None
         self._left["display"] -= len(body)
+        if len(body) > LARGE:
+            return self._show_large(kind, body)
         try:
             data = untrusted_json.read(body)
         except UntrustedJsonError as error:
             raise FrameError(f"{kind}: {error}") from None
         if not isinstance(data, dict):
             raise FrameError(f"{kind} is no object")
+        self._emit(kind, _checked(kind, data))
+        return None
+
+    def _show_large(self, kind: str, body: bytes) -> Iterator[None]:
+        try:
+            data = yield from untrusted_json.members_in_pieces(body)
+            for name in ("data", "metadata"):
+                if isinstance(found := data.get(name), JsonText):
+                    data[name] = yield from untrusted_json.members_in_pieces(found.text)
+        except UntrustedJsonError as error:
+            raise FrameError(f"{kind}: {error}") from None
         self._emit(kind, _checked(kind, data))
 
     def _emit(self, kind: str, data: Mapping[str, Any]) -> None:
@@ -149,7 +171,16 @@ class RunningExecution:
 
     # ---- how it ended ------------------------------------------------------------------------------------------
 
-    def _end(self, head: Mapping[str, Any], body: bytes) -> None:
+    def _end(self, head: Mapping[str, Any], body: bytes) -> Iterator[None] | None:
+        rest = self._ended(head, body)
+        if len(body) > LARGE:
+            self.has_ended = True
+            return rest
+        for _ in rest:
+            pass
+        return None
+
+    def _ended(self, head: Mapping[str, Any], body: bytes) -> Generator[None, None, None]:
         for stream in _STREAMS:
             self._flush(stream)
         refused = optional(head, "refused", str)
@@ -163,7 +194,7 @@ class RunningExecution:
             try:
                 if len(body) > self._limit:
                     raise UntrustedJsonError(f"it has more than {self._limit} bytes")
-                returned = untrusted_json.read(body)
+                returned = yield from untrusted_json.read_in_pieces(body)
             except UntrustedJsonError as error:
                 has_value, bad = False, f"what was returned can't be passed on: {error}"
         self._finish(self._outcome(head, bad, returned=returned, has_value=has_value))

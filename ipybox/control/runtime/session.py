@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from ipybox.control.inside import results
 from ipybox.control.inside.places import body_limit
-from ipybox.control.runtime import disk, memory, open_files
+from ipybox.control.json_text import JsonText
+from ipybox.control.runtime import memory
 from ipybox.control.runtime.connection import GONE, Connection, ConnectionEndedError
 from ipybox.control.runtime.host import Ending, OnEvent, RunOutcome, RunRequest, SessionSpec
+from ipybox.control.runtime.room import Room
 from ipybox.control.runtime.running import RunningExecution
 from ipybox.control.states import ExecutionKind, ExecutionStatus, Reason, SessionMode
 from ipybox.exit_status import ExitStatus
@@ -36,9 +37,8 @@ _IDLE_ROOM = 2
 """How many times as much as it may take a workspace takes when what goes on between cells is ended: by then it can't
 be what a cell has left, which is for its owner to remove."""
 _LOOK_SHARE = 20
-"""At most this part of the time is spent with measuring a workspace."""
-_SENDING_LOOKS = 6
-"""Looks at which descriptors were on their way through a socket, so that they are being kept there."""
+"""At most this part of the time is spent with measuring a workspace, unless that would leave it alone for too long."""
+_LONGEST_LOOK_PAUSE = 20.0
 _VICTIM_SECONDS = 3.0
 _MOST_HOSTS = 1000
 
@@ -75,7 +75,7 @@ class LocalSession:
         self._why: Ending | None = None
         self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._full: str | None = None
-        self._sending = 0
+        self._room = Room(spec.workspace, spec.limits.disk_bytes)
         self._victims: dict[int, float] = {}
         self._connection = Connection(
             *fds,
@@ -209,7 +209,7 @@ class LocalSession:
                 "op": "run",
                 "id": number,
                 "kind": request.kind.value,
-                "event": results.as_json(request.event).decode(),
+                "event": _event(request.event),
                 "env": dict(request.env_vars),
                 "timeout": min(float(request.timeout), _LONGEST),
             }
@@ -217,7 +217,7 @@ class LocalSession:
         except (TypeError, ValueError, RecursionError) as error:
             execution.refuse(Reason.START_FAILED, f"it can't be passed on: {error}")
             return execution.done.result()
-        late = self._loop.call_later(request.timeout + SLACK_SECONDS, self._late, request.timeout)
+        late = self._loop.call_later(request.timeout + SLACK_SECONDS, self._late, execution)
         try:
             self._wake.set()
             await self._connection.send(head, code)
@@ -233,8 +233,10 @@ class LocalSession:
         finally:
             late.cancel()
 
-    def _late(self, timeout: float) -> None:
-        seconds = timeout + SLACK_SECONDS
+    def _late(self, execution: RunningExecution) -> None:
+        if execution.has_ended:
+            return  # what it returned is looked at
+        seconds = execution.request.timeout + SLACK_SECONDS
         self._end(Ending(Reason.SANDBOX_ENDED, f"its agent did not end an execution within {seconds:g} s"))
 
     async def _call_off(self, number: int, execution: RunningExecution) -> None:
@@ -249,18 +251,17 @@ class LocalSession:
         except ConnectionEndedError:
             pass  # the end of all of it is near
 
-    def _take(self, head: dict[str, Any], body: bytes) -> None:
+    def _take(self, head: dict[str, Any], body: bytes) -> Iterator[None] | None:
         number = value(head, "id", int)
         if number:
             execution = self._executions.get(number)
-            if execution is not None:
-                execution.take(head, body)
-            return
+            return None if execution is None else execution.take(head, body)
         kind = value(head, "is", str)
         if kind == "ready" and not self._ready.done():
             self._ready.set_result(None)
         elif kind == "failed":
             self._end(Ending(Reason.SANDBOX_ENDED, f"its agent failed: {head.get('why')!r}"[:1000]))
+        return None
 
     # ---- its end -----------------------------------------------------------------------------------------------
 
@@ -276,7 +277,9 @@ class LocalSession:
                 ending = Ending(Reason.OUT_OF_MEMORY, f"it used too much memory: {status}")
             else:
                 ending = Ending(Reason.SANDBOX_ENDED, f"its agent ended, as code in it can have it do: {status}")
-            self._connection.drain()
+            for _ in self._connection.drain():
+                if status is not None:
+                    await asyncio.sleep(0)
             self._end(self._why or ending)
             self._watch.cancel()
             self._ending.set_result(self._why or ending)
@@ -375,12 +378,9 @@ class LocalSession:
         """What is wrong with the room that the workspace takes, if it may be so many times as much."""
         async with self._measuring:
             began = self._loop.time()
-            limit = times * self._spec.limits.disk_bytes
-            problem, is_sending = await asyncio.to_thread(_problem, self._spec.workspace, limit, self._program.init_pid)
-            self._look_pause = max(_LOOK_SECONDS, _LOOK_SHARE * (self._loop.time() - began))
-        self._sending = self._sending + 1 if is_sending else 0
-        if problem is None and self._sending >= _SENDING_LOOKS:
-            return "files are kept on their way through a socket, so the room that they take can't be measured"
+            problem = await asyncio.to_thread(self._room.problem, self._program.init_pid, times)
+            took = self._loop.time() - began
+            self._look_pause = min(max(_LOOK_SECONDS, _LOOK_SHARE * took), _LONGEST_LOOK_PAUSE)
         return problem
 
     async def _is_full(self) -> bool:
@@ -390,16 +390,5 @@ class LocalSession:
         return self._full is not None
 
 
-def _problem(workspace: Path, limit: int, init_pid: int | None) -> tuple[str | None, bool]:
-    """Why a workspace takes too much of the disk, None when it does not; and whether files are being sent."""
-    try:
-        use = disk.measure(workspace, limit)
-    except OSError as error:
-        return f"the workspace can't be measured: {error.strerror}", False
-    if use.problem is not None or init_pid is None:
-        return use.problem, False
-    try:
-        unnamed = open_files.unnamed(init_pid, use.device)
-    except open_files.TooManyFilesError:
-        return f"more than {open_files.MOST} files are open, so the room that they take can't be measured", False
-    return disk.too_large(limit) if use.bytes + unnamed.bytes > limit else None, unnamed.is_sending
+def _event(event: Any) -> str:
+    return event.text if isinstance(event, JsonText) else results.as_json(event).decode()

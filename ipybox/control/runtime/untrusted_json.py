@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import operator
 import re
+from collections.abc import Generator
 from itertools import accumulate, count
 from typing import Any
+
+from ipybox.control.json_scan import JsonScan, JsonScanError
+from ipybox.control.json_text import LARGE, JsonText
 
 DEEPEST = 200
 """Arrays and objects in each other."""
@@ -34,6 +38,46 @@ def read(text: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise UntrustedJsonError(str(error)[:300]) from None
     return _encodable(value) if b"\\u" in text else value
+
+
+def read_in_pieces(text: bytes) -> Generator[None, None, Any]:
+    """As :func:`read`, in pieces of a millisecond or so; what is large stays text. Raises the same."""
+    if len(text) <= LARGE:
+        return read(text)
+    better, _ = yield from _looked_at(text.decode("utf-8", "replace"), wants_members=False)
+    return JsonText(better)
+
+
+def members_in_pieces(text: bytes | str) -> Generator[None, None, dict[str, Any]]:
+    """What an object has by its names, of which what is large, and no string, stays text.
+
+    Raises:
+        UntrustedJsonError: As :func:`read`; or it is no object, or has a thousand names.
+    """
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    better, members = yield from _looked_at(text, wants_members=True)
+    if not better.lstrip(" \t").startswith("{"):
+        raise UntrustedJsonError("it is no object")
+    found = {}
+    for name, place in members.items():
+        part = better[place]
+        is_quick = len(part) <= LARGE or part.startswith('"')
+        found[json.loads(name)] = json.loads(part) if is_quick else JsonText(part)
+        yield
+    return found
+
+
+def _looked_at(text: str, *, wants_members: bool) -> Generator[None, None, tuple[str, dict[str, slice]]]:
+    while True:
+        scan = JsonScan(text, deepest=DEEPEST, wants_members=wants_members)
+        try:
+            yield from scan
+        except JsonScanError as error:
+            raise UntrustedJsonError(str(error)) from None
+        better = scan.text
+        if not wants_members or better == text:
+            return better, scan.members
+        text = better  # with its members elsewhere
 
 
 def _depth(text: bytes) -> int:

@@ -7,7 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +18,7 @@ from ipybox.control.access.keys import KeyRing
 from ipybox.control.access.metrics import ServerMetrics
 from ipybox.control.access.tracing import Tracing, tracing_of
 from ipybox.control.db.database import Database
-from ipybox.control.errors import ControlError, RecordNotFoundError
+from ipybox.control.errors import ControlError, RecordNotFoundError, StorageError
 from ipybox.control.records import Json
 from ipybox.control.runtime.local import LocalHost
 from ipybox.control.service.executions import Executions
@@ -201,11 +201,15 @@ class ControlPlane:
 
     async def _forget(self) -> None:
         """Every minute."""
-        await self.recovery.remove_orphans(Found())
+        await self.recovery.run()  # a database that was slow may have kept what nobody was told of
         before = now() - timedelta(seconds=self.settings.keep_ended_sessions)
         for session_id in await self.db.sessions.ended_before(before):
-            with suppress(RecordNotFoundError):  # another server has forgotten it
+            try:
                 await self.sessions.forget(session_id)
+            except RecordNotFoundError:  # another server has forgotten it
+                continue
+            except (StorageError, OSError) as error:  # it is tried again, and others are not to wait for it
+                log.warning("a session is not forgotten", extra={"session_id": session_id, "reason": str(error)})
         await self.db.answers.forget_before(now() - _KEEP_ANSWERS)
         while await self.db.audit.forget_before(now() - timedelta(seconds=self.settings.keep_audit)):
             pass

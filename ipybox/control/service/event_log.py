@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from ipybox.control.errors import ConflictError, RecordNotFoundError
+from ipybox.control.json_text import JsonText
 from ipybox.control.records import ExecutionEvent
 from ipybox.control.service.ids import now
 from ipybox.control.service.retries import Retries
@@ -25,6 +26,10 @@ _CHUNK = 32 * 1024
 """Characters up to which pieces of one stream become one event."""
 _STREAMS = ("stdout", "stderr")
 _EVENTS = 50_000
+FIRST_PAGE = 16
+"""Events that a reader gets at first: many who read at once must not hold all that was said in memory."""
+_LAST_PAGE = 500
+_PAGE_CHARACTERS = 512 * 1024
 
 
 class EventLog:
@@ -113,7 +118,7 @@ class EventLog:
         return True
 
     def _has_room(self, data: Mapping[str, Any]) -> bool:
-        self._room -= sum(len(each) if isinstance(each, str) else 1000 for each in data.get("data", {}).values())
+        self._room -= sum(_size(each) for each in data.get("data", {}).values())
         if self._room < 0:
             self._leave_out("display")
         return self._room >= 0
@@ -125,7 +130,7 @@ class EventLog:
 
     def _write_soon(self) -> None:
         self._timer = None
-        if self._task is None or self._task.done():
+        if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(to_the_end(self._write()))
 
     async def _write_surely(self) -> None:
@@ -150,3 +155,17 @@ class EventLog:
         self.wake()
         if self._waiting and self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(_SOON, self._write_soon)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, JsonText):
+        return len(value.text)
+    return len(value) if isinstance(value, str) else 1000
+
+
+def next_page(page: int, found: Sequence[ExecutionEvent]) -> int:
+    """How many events to read next: as many as are some hundred thousand characters, by those that were read."""
+    size = sum(_size(each.data if isinstance(each.data, JsonText) else each.data.get("text")) for each in found)
+    if not found or size > _PAGE_CHARACTERS:
+        return FIRST_PAGE
+    return min(2 * page, _LAST_PAGE)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from structlog.contextvars import bind_contextvars
@@ -27,7 +26,8 @@ from ipybox.control.errors import (
 from ipybox.control.records import Artifact, Execution, ExecutionEvent, Metrics, Page, Session
 from ipybox.control.runtime.host import RunningSession, RunOutcome, RunRequest
 from ipybox.control.service import ids
-from ipybox.control.service.event_log import EventLog
+from ipybox.control.service.active import Active
+from ipybox.control.service.event_log import FIRST_PAGE, EventLog, next_page
 from ipybox.control.service.ids import now
 from ipybox.control.service.requests import NewExecution
 from ipybox.control.service.retries import NOT_NOW
@@ -47,37 +47,6 @@ _KINDS = {"shell": ExecutionKind.SHELL, "javascript": ExecutionKind.JAVASCRIPT}
 _LOOK_SECONDS = 0.05
 _ELSEWHERE_SECONDS = 0.25
 _STOP_SECONDS = 2.0
-_PAGE = 500
-_Ending = tuple[ExecutionStatus, Reason, str]
-
-
-@dataclass(slots=True)
-class _Active:
-    """What this server knows of an execution that is not finished, beside the database."""
-
-    session_id: str
-    events: EventLog
-    done: asyncio.Event
-    task: asyncio.Task[None] | None = None
-    work: asyncio.Future[RunOutcome] | None = None
-    running: RunningSession | None = None
-    """Where it runs, from the moment on at which this server can't leave it to the next one any more."""
-    ending: _Ending | None = None
-    after: asyncio.Event | None = None
-    """Set when the cell that came before this one is on its way."""
-    sent: asyncio.Event = field(default_factory=asyncio.Event)
-    has_begun: bool = False
-    """Whether its task has; one that is cancelled before would not do anything at all."""
-    is_left: bool = False
-    """Whether it waits for the next server."""
-
-    def ended(self, otherwise: _Ending) -> _Ending:
-        return self.ending or otherwise
-
-    def call_off(self) -> None:
-        """Has it wait no longer for what it runs in."""
-        if self.running is None and self.task is not None and self.has_begun:
-            self.task.cancel()
 
 
 class Executions:
@@ -101,10 +70,10 @@ class Executions:
     ) -> None:
         self._settings, self._db, self._sessions = settings, db, sessions
         self._workspaces, self._meters, self._tracing = workspaces, meters, tracing
-        self._active: dict[str, _Active] = {}
+        self._active: dict[str, Active] = {}
         self._of_session: dict[str, set[str]] = {}
         self._last_cell: dict[str, asyncio.Event] = {}
-        self._taking: set[str] = set()
+        self._taking: dict[str, tuple[str, asyncio.Event]] = {}
         self._stopping = False
         self._hurry = asyncio.Event()
         self.in_doubt = False
@@ -148,27 +117,30 @@ class Executions:
             created_at=now(),
         )
         most = self._settings.max_executions_per_key if principal.max_executions is None else principal.max_executions
-        self._taking.add(execution.id)
         try:
             await to_the_end(self._take(execution, most))
         except ConflictError:
-            if not asked.is_planned:
-                raise
-            return await self._db.executions.get(execution.id, owner=session.owner)
-        finally:
-            self._taking.discard(execution.id)
+            if asked.is_planned:
+                with suppress(RecordNotFoundError):  # then it is the session that has ended
+                    return await self._db.executions.get(execution.id, owner=session.owner)
+            raise
         return execution
 
     async def _take(self, execution: Execution, per_owner: int) -> None:
         """Not to be left half done: what is kept is run."""
+        taken = asyncio.Event()
+        self._taking[execution.id] = execution.session_id, taken
         try:
             await self._db.executions.add(
                 execution, per_session=self._settings.max_executions_per_session, per_owner=per_owner
             )
+            self.resume(execution)
         except NoCapacityError:
             self.in_doubt = True
             raise
-        self.resume(execution)
+        finally:
+            self._taking.pop(execution.id, None)
+            taken.set()
 
     async def get(self, principal: Principal, execution_id: str) -> Execution:
         """One of them."""
@@ -257,11 +229,13 @@ class Executions:
 
     async def follow(self, execution_id: str, after: int, quiet: float) -> AsyncIterator[ExecutionEvent | None]:
         """All events after a number, as they happen, to the last; None after so many seconds without any."""
+        page = FIRST_PAGE
         while True:
             active = self._active.get(execution_id)
             progress = active.events.progress() if active is not None else None
             is_over = active is None and await self._is_over(execution_id)
-            found = await self._db.events.after(execution_id, after, _PAGE)
+            found = await self._db.events.after(execution_id, after, page)
+            page = next_page(page, found)
             for event in found:
                 after = event.seq
                 yield event
@@ -288,7 +262,7 @@ class Executions:
 
     def resume(self, execution: Execution) -> None:
         """Has one run that has not begun."""
-        active = _Active(
+        active = Active(
             execution.session_id,
             self._log(execution, self._settings.max_output_bytes * 2),
             asyncio.Event(),
@@ -321,6 +295,8 @@ class Executions:
 
     async def session_ended(self, session_id: str, reason: Reason, detail: str) -> None:
         """Ends what waits; what ran has ended with its sandbox."""
+        for taken in [event for of_session, event in self._taking.values() if of_session == session_id]:
+            await taken.wait()  # who was not refused is among those that end
         self.session_ends(session_id, reason, detail)
         waiting = []
         for execution_id in list(self._of_session.get(session_id, ())):
@@ -382,7 +358,7 @@ class Executions:
 
     # ---- carrying out ---------------------------------------------------------------------------------------------
 
-    async def _carry_out(self, execution: Execution, active: _Active) -> None:
+    async def _carry_out(self, execution: Execution, active: Active) -> None:
         """From the waiting to the result, whatever happens."""
         active.has_begun = True
         bind_contextvars(execution_id=execution.id, session_id=execution.session_id)
@@ -393,8 +369,10 @@ class Executions:
         except RecordNotFoundError:
             pass  # it was removed with its session
         except NOT_NOW as error:
+            self.in_doubt = True
             log.warning("an execution is left as it is written down: %s", error)
         except Exception:
+            self.in_doubt = True
             log.exception("an execution is left as it is written down")
         finally:
             active.sent.set()
@@ -409,7 +387,7 @@ class Executions:
             active.done.set()
             active.events.wake()
 
-    async def _run_or_say_why(self, execution: Execution, active: _Active) -> None:
+    async def _run_or_say_why(self, execution: Execution, active: Active) -> None:
         try:
             await self._run(execution, active)
         except asyncio.CancelledError:
@@ -431,7 +409,7 @@ class Executions:
                 known = await self._db.executions.get(execution.id)
                 await to_the_end(self._finish(known, *end))
 
-    async def _run(self, execution: Execution, active: _Active) -> None:
+    async def _run(self, execution: Execution, active: Active) -> None:
         if active.after is not None:
             await active.after.wait()  # a database may take longer for the one that came first
         if active.ending is None and self._stopping:
@@ -451,14 +429,9 @@ class Executions:
         active.running = running  # at once: from here on nothing calls it off any more
         await to_the_end(self._run_to_the_end(execution, active, running, before))
 
-    async def _run_to_the_end(
-        self, execution: Execution, active: _Active, running: RunningSession, before: Any
-    ) -> None:
-        began = await self._sessions.retries.until_taken(
-            lambda: self._db.executions.start(execution.id, now()), "the start of an execution"
-        )
-        if began is None and (await self._db.executions.get(execution.id)).status.is_final:
-            return  # somebody has ended it; otherwise the word of its start was lost
+    async def _run_to_the_end(self, execution: Execution, active: Active, running: RunningSession, before: Any) -> None:
+        if not await self._sessions.retries.until_taken(lambda: self._start(execution.id), "the start of an execution"):
+            return
         if active.ending is not None:
             return await self._finish(execution, *active.ending, events=active.events)
         request = RunRequest(
@@ -481,6 +454,12 @@ class Executions:
             outcome = _with_problem(outcome, problem)
         await self._write(execution, active, outcome, artifacts)
 
+    async def _start(self, execution_id: str) -> bool:
+        """False if somebody has ended it; if it runs already, the word of its start was lost."""
+        if await self._db.executions.start(execution_id, now()) is not None:
+            return True
+        return not await self._is_over(execution_id)
+
     async def _artifacts(self, session_id: str, before: Any) -> tuple[tuple[Artifact, ...], Exception | None]:
         """Files that were made or changed; a copy of them is in the object store when this returns."""
         artifacts: tuple[Artifact, ...] = ()
@@ -493,7 +472,7 @@ class Executions:
         return artifacts, None
 
     async def _write(
-        self, execution: Execution, active: _Active, outcome: RunOutcome, artifacts: tuple[Artifact, ...]
+        self, execution: Execution, active: Active, outcome: RunOutcome, artifacts: tuple[Artifact, ...]
     ) -> None:
         status, reason, message = outcome.status, outcome.reason, outcome.error_message
         if active.ending is not None and status is ExecutionStatus.CRASHED:

@@ -119,7 +119,7 @@ class Installations:
     async def _needs_packages(self, session: Session) -> bool:
         """Not if they are there already; they are not if this is another disk than they were installed on."""
         if session.install_status is InstallStatus.INSTALLING:
-            return True
+            return session.epoch == 0  # otherwise it is going on beside its sandboxes, and may fail without ending them
         packages = self._workspaces.packages(session.id)
         is_there = await asyncio.to_thread(lambda: packages.is_dir() and any(packages.iterdir()))
         return session.install_status is InstallStatus.COMPLETED and not is_there

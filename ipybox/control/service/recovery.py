@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ipybox.control.db.database import Database
-from ipybox.control.errors import RecordNotFoundError
+from ipybox.control.errors import RecordNotFoundError, StorageError
 from ipybox.control.records import Execution, Session
 from ipybox.control.service.executions import Executions
 from ipybox.control.service.ids import now
@@ -19,6 +20,7 @@ from ipybox.control.storage.workspaces import Workspaces
 log = logging.getLogger("ipybox.control")
 
 _LOST = "the server was ended while it ran; what it wrote until then is kept"
+_LEFT = "the server could not write down what became of it"
 _RESUMED = "the server was restarted; the session has another sandbox over its files, without what was in /tmp"
 
 
@@ -38,9 +40,14 @@ class Recovery:
 
     def __init__(self, db: Database, sessions: Sessions, executions: Executions, workspaces: Workspaces) -> None:
         self._db, self._sessions, self._executions, self._workspaces = db, sessions, executions, workspaces
+        self._turn = asyncio.Lock()
 
     async def run(self) -> Found:
         """Looks at all that the database takes for alive and this server does not know of."""
+        async with self._turn:  # two would each take up what the other one has found
+            return await self._run()
+
+    async def _run(self) -> Found:
         found = Found()
         sessions = await self._db.sessions.alive(self._sessions.node)
         of_session: dict[str, list[Execution]] = {}
@@ -129,16 +136,20 @@ class Recovery:
             found.pending.append(execution.id)
             return
         if is_here and session.status in ALIVE:
-            await self._executions.lost(execution, Reason.SERVER_RESTARTED, _LOST)
+            await self._executions.lost(execution, Reason.SANDBOX_ENDED, _LEFT)
         else:
             await self._executions.lost(execution, Reason.SESSION_ENDED, f"its session ended: {session.detail}")
         found.crashed.append(execution.id)
 
     async def remove_orphans(self, found: Found) -> None:
         """Removes what no session has any more: its record went before its files, or a file came after its end."""
-        for name in await self._workspaces.orphans(self._sessions.alive()):
-            try:
-                await self._db.sessions.get(name)
-            except RecordNotFoundError:
-                await self._workspaces.remove(name)
-                found.removed.append(name)
+        names = await self._workspaces.orphans(self._sessions.alive())
+        there = await self._db.sessions.known(names)
+        for name in names:
+            if name not in there and name not in self._sessions.alive():
+                try:
+                    await self._workspaces.remove(name)
+                except (StorageError, OSError) as error:  # it is tried again, and others are not to wait for it
+                    log.warning("files without a session stay", extra={"session_id": name, "reason": str(error)})
+                else:
+                    found.removed.append(name)

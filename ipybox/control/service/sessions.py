@@ -29,6 +29,7 @@ from ipybox.control.errors import (
 from ipybox.control.records import Dependency, Page, Session
 from ipybox.control.runtime.host import Ending, RunningSession, SessionHost, SessionSpec
 from ipybox.control.service import bounds, ids
+from ipybox.control.service.clock import SteadyClock
 from ipybox.control.service.ids import now
 from ipybox.control.service.installations import Installations
 from ipybox.control.service.live import Live
@@ -38,7 +39,7 @@ from ipybox.control.service.templates import Templates, refuse_runtime
 from ipybox.control.settings import ServerSettings
 from ipybox.control.states import InstallStatus, Reason, SessionMode, SessionStatus
 from ipybox.control.storage.workspaces import Workspaces
-from ipybox.errors import IpyboxError
+from ipybox.errors import IpyboxError, ProgramStartError
 from ipybox.process.teardown import to_the_end
 
 log = logging.getLogger("ipybox.control")
@@ -88,7 +89,7 @@ class Sessions:
     ) -> None:
         self._settings, self._db, self._host, self._workspaces = settings, db, host, workspaces
         self._templates, self._metrics, self.node, self._tracing = templates, metrics, node, tracing
-        self.retries = Retries()
+        self.retries, self._clock = Retries(), SteadyClock()
         self._installations = Installations(db, host, workspaces, self.retries)
         self._live: dict[str, Live] = {}
         self._making: set[str] = set()
@@ -123,6 +124,7 @@ class Sessions:
             id=asked.id or ids.session_id(),
             owner=principal.owner,
             template_id=template.id,
+            template=replace(template, default_env_vars={}),  # of which it has its own
             mode=asked.mode,
             status=SessionStatus.CREATING,
             limits=bounds.limits_within(asked, template),
@@ -184,11 +186,9 @@ class Sessions:
     async def renew(self, principal: Principal, session_id: str, timeout: int | None) -> Session:
         """Keeps it for so many more seconds, from now on."""
         session = await self._alive(principal, session_id)
-        at, live = now(), self._live[session.id]
-        live.last_activity_at = at
-        until = live.expires_at = at + timedelta(seconds=min(timeout or session.timeout, self._settings.max_timeout))
-        await self._db.sessions.touch(session.id, at, until)
-        live.saved = until
+        live = self._live[session.id]
+        live.renew(timedelta(seconds=min(timeout or session.timeout, self._settings.max_timeout)))
+        await self._save_use(session.id, live)
         return await self.get(principal, session_id)
 
     async def terminate(self, principal: Principal, session_id: str) -> Session:
@@ -228,7 +228,7 @@ class Sessions:
             raise ConflictError(f"the session {session_id!r} is {session.status.value}, not running")
         if live.is_installing or session.install_status is InstallStatus.INSTALLING:
             raise ConflictError(f"an installation is going on in the session {session_id!r}")
-        live.installation = asyncio.get_running_loop().create_task(
+        installation = live.installation = asyncio.get_running_loop().create_task(
             self._installations.install(
                 session,
                 dependencies,
@@ -238,11 +238,11 @@ class Sessions:
                 template=live.template_packages,
             )
         )
-        self._keep(live.installation)
-        await asyncio.wait([live.installation])  # it goes on if nobody waits for it any more
-        if live.installation.cancelled():
+        self._keep(installation)
+        await asyncio.wait([installation])  # it goes on if nobody waits for it any more
+        if installation.cancelled():
             raise ConflictError(f"the session {session_id!r} ended while packages were installed")
-        live.installation.result()
+        installation.result()
         self.touch(session.id)
         return await self.get(principal, session_id)
 
@@ -266,7 +266,7 @@ class Sessions:
         """It was used just now."""
         live = self._live.get(session_id)
         if live is not None:
-            live.touch(now())
+            live.touch()
 
     def use(self, session: Session) -> None:
         """Counts as use of one that is to take code, or a file.
@@ -276,7 +276,7 @@ class Sessions:
         """
         live = self._live.get(session.id)
         if session.status in ALIVE and live is not None and live.ending is None:
-            return live.touch(now())
+            return live.touch()
         what, why = session.status.value, session.detail
         if session.status in ALIVE:
             self.refuse_elsewhere(session)
@@ -318,23 +318,32 @@ class Sessions:
 
     async def expire(self) -> None:
         """Ends those whose time is over, and writes down when the others were used."""
-        at = now()
+        at = self._clock.moment()
         lifetime = timedelta(seconds=self._settings.max_lifetime)
         for session_id, live in list(self._live.items()):
             if live.ending is not None:
                 continue
             if live.is_installing or (self.dependents is not None and self.dependents.is_busy(session_id)):
-                live.touch(at)
-            if at >= live.created_at + lifetime:
+                live.touch()
+            if at >= live.created + lifetime:
                 text = f"it was there for {lifetime.total_seconds():g} s, which is the most"
                 self._end_soon(session_id, live, SessionStatus.TIMEOUT, Reason.LIFETIME, text)
-            elif at >= live.expires_at:
-                text = f"it was not used for {live.timeout.total_seconds():g} s"
+            elif at >= live.until:
+                seconds = (live.expires_at - live.last_activity_at).total_seconds()  # it may have been renewed for less
+                text = f"it was not used for {seconds:g} s"
                 self._end_soon(session_id, live, SessionStatus.TIMEOUT, Reason.IDLE, text)
-            elif live.expires_at != live.saved:
-                until = live.expires_at
-                await self._db.sessions.touch(session_id, live.last_activity_at, until)
-                live.saved = until
+            elif live.until != live.saved:
+                await self._save_use(session_id, live)
+
+    async def _save_use(self, session_id: str, live: Live) -> None:
+        until = live.until
+        if not await self._db.sessions.touch(session_id, live.last_activity_at, live.expires_at):
+            until = live.until  # somebody was faster, with what is as new; or the wall clock was set back
+            with suppress(RecordNotFoundError):
+                await self._db.sessions.change(
+                    session_id, expect=ALIVE, last_activity_at=live.last_activity_at, expires_at=live.expires_at
+                )
+        live.saved = until
 
     async def close(self) -> None:
         """Leaves all of them as they are to be found by the next server, and ends their sandboxes."""
@@ -363,7 +372,7 @@ class Sessions:
         if live.running is not None:
             await live.running.close()
             await self._save_denied(session_id, live.running)
-        await self._db.sessions.touch(session_id, live.last_activity_at, live.expires_at)
+        await self._save_use(session_id, live)
 
     # ---- coming up ------------------------------------------------------------------------------------------------
 
@@ -376,7 +385,8 @@ class Sessions:
         self._stopping = True
 
     def _begin(self, session: Session, *, is_new: bool = False) -> None:
-        live = self._live[session.id] = Live(session, is_new)
+        longest = timedelta(seconds=self._settings.max_timeout)
+        live = self._live[session.id] = Live(session, self._clock, longest, is_new)
         self._bring_up_soon(session.id, live)
 
     def _bring_up_soon(self, session_id: str, live: Live) -> None:
@@ -400,6 +410,11 @@ class Sessions:
             )
             running = await self._start(session, live)
         except (IpyboxError, OSError) as error:
+            is_sudden = isinstance(error, ProgramStartError) and time.monotonic() - began < _SHORT_LIFE
+            if is_sudden and self._goes_on(live) and live.short_lives + 1 < _LIVES:  # its wall may have fallen
+                live.short_lives += 1
+                log.warning("a sandbox did not start", extra={"session_id": session_id, "detail": str(error)})
+                return self._bring_up_soon(session_id, live)
             reason = next((why for kind, why in _REASONS.items() if isinstance(error, kind)), Reason.START_FAILED)
             log.warning(
                 "a session failed", extra={"session_id": session_id, "reason": reason.value, "detail": str(error)}
@@ -439,9 +454,11 @@ class Sessions:
         self._watch(session_id, live, running)
 
     async def _start(self, session: Session, live: Live) -> RunningSession:
-        template = await self.retries.until_taken(
-            lambda: self._db.templates.get(session.template_id), f"the start of {session.id}"
-        )
+        template = session.template
+        if template is None:
+            template = await self.retries.until_taken(
+                lambda: self._db.templates.get(session.template_id), f"the start of {session.id}"
+            )
         self._tracing.note("template.id", template.id)
         with self._tracing.span("session.place"):
             is_new, live.is_new = live.is_new, False
@@ -570,7 +587,7 @@ class Sessions:
             denied = merged
         return replace(
             session,
-            last_activity_at=max(session.last_activity_at, live.last_activity_at),
+            last_activity_at=live.last_activity_at,
             expires_at=live.expires_at,
             denied_hosts=denied,
         )

@@ -10,6 +10,7 @@ import platform
 import shutil
 from contextlib import suppress
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,13 @@ class Templates:
 
     async def update(self, principal: Principal, template_id: str, changes: dict[str, Any]) -> Template:
         """Changes one; sessions that are there keep what they have."""
-        old = await self._mine(principal, template_id)
-        new = replace(old, **changes, updated_at=now())
-        check_network(principal, new.network)
-        _check_preload(principal, new)
-        await self._db.templates.update(new)
+        while True:
+            old = await self._mine(principal, template_id)
+            new = replace(old, **changes, updated_at=max(now(), old.updated_at + timedelta(microseconds=1)))
+            check_network(principal, new.network)
+            _check_preload(principal, new)
+            if await self._db.templates.update(new, was=old.updated_at):
+                break  # otherwise somebody has changed it meanwhile, which is not to be taken back
         await self._cool(template_id)
         if new.warm and new.is_active:
             self.warm_up(new)

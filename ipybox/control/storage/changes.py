@@ -22,6 +22,9 @@ MOST_ARTIFACTS = 1_000
 MOST_REMEMBERED = 20_000
 """Files that a snapshot knows by name; of others it can only be told whether they changed since its time."""
 MOST_CHANGES = 100_000
+REMEMBERED_CHARACTERS = 4 * 1024**2
+CHANGED_CHARACTERS = 16 * 1024**2
+"""Of paths, which can have thousands each: all that is known of files is in memory."""
 CHECKSUM_BYTES = 1024**3
 CHECKSUM_SECONDS = 5.0
 
@@ -66,7 +69,7 @@ class Changes:
         artifacts: Of the files made or changed, the first 1,000 by path, without those in directories such as
             ``__pycache__`` and ``.git``. An artifact whose ``checksum`` is empty was beyond what is read for checksums
             per execution: 1 GiB, 5 seconds.
-        changed: Paths of all of them, up to 100,000.
+        changed: Paths of all of them, up to 100,000, and to 16 million characters.
         removed: Paths of the files that are gone.
         is_complete: Whether the three are all there is to say.
     """
@@ -82,11 +85,12 @@ def take(top: int, stop: Stop | None = None) -> Snapshot:
     taken = time.time_ns() - _TICK
     files: dict[str, tuple[int, int, int]] = {}
     walk = Walk(top, skip=NEVER_COPIED, stop=stop)
-    is_complete = True
+    is_complete, left = True, REMEMBERED_CHARACTERS
     for path, facts in walk:
         if path is None or not stat.S_ISREG(facts.st_mode):
             continue
-        if len(files) == MOST_REMEMBERED:
+        left -= len(path)
+        if len(files) == MOST_REMEMBERED or left < 0:
             is_complete = False
             break
         files[path] = (facts.st_ino, facts.st_size, facts.st_ctime_ns)
@@ -98,7 +102,7 @@ def compare(top: int, before: Snapshot, stop: Stop | None = None) -> tuple[Chang
     changed: list[tuple[str, bool]] = []
     gone = set(before.files)
     walk = Walk(top, skip=NEVER_COPIED, stop=stop)
-    is_complete = True
+    is_complete, left = True, CHANGED_CHARACTERS
     for path, facts in walk:
         if path is None or not stat.S_ISREG(facts.st_mode):
             continue
@@ -109,7 +113,8 @@ def compare(top: int, before: Snapshot, stop: Stop | None = None) -> tuple[Chang
                 continue
         elif not before.is_complete and facts.st_ctime_ns < before.taken_ns:
             continue
-        if len(changed) == MOST_CHANGES:
+        left -= len(path)
+        if len(changed) == MOST_CHANGES or left < 0:
             is_complete = False
             break
         changed.append((path, known is None))

@@ -16,12 +16,21 @@ HANG = 20.0
 
 
 @asynccontextmanager
-async def serving(app: Any, http: type[asyncio.Protocol] = PromptHttp) -> AsyncIterator[int]:
+async def serving(
+    app: Any, http: type[asyncio.Protocol] = PromptHttp, timeout_keep_alive: int = 5
+) -> AsyncIterator[int]:
     """Gives the port."""
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(
-            app, http=http, log_config=None, access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1
+            app,
+            http=http,
+            log_config=None,
+            access_log=False,
+            ws="none",
+            lifespan="off",
+            timeout_keep_alive=timeout_keep_alive,
+            timeout_graceful_shutdown=1,
         )
     )
     task = asyncio.create_task(server.serve(sockets=[listener]))

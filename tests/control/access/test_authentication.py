@@ -92,7 +92,7 @@ async def test_a_bad_key_is_refused_also_where_none_is_needed(ring: KeyRing) -> 
 
 
 @pytest.mark.asyncio
-async def test_who_comes_with_many_bad_keys_has_to_wait_and_keys_in_use_do_not(ring: KeyRing) -> None:
+async def test_who_comes_with_many_bad_keys_has_to_wait_and_good_ones_do_not(ring: KeyRing) -> None:
     _, text = await ring.create(name="a")
     good = [(b"x-api-key", text.encode())]
     found = made(ring, limit="3/minute", auth="always")
@@ -104,6 +104,8 @@ async def test_who_comes_with_many_bad_keys_has_to_wait_and_keys_in_use_do_not(r
         with pytest.raises(RateLimitedError):
             await found.principal_of([(b"x-api-key", mint(name="a")[1].encode())], "10.0.0.1")
     await found.principal_of(good, "10.0.0.1")
+    new = [(b"x-api-key", (await ring.create(name="b"))[1].encode())]
+    assert (await found.principal_of(new, "10.0.0.1")).name == "b", "behind a proxy, others have the address as well"
     with pytest.raises(UnauthenticatedError):
         await found.principal_of([(b"x-api-key", mint(name="a")[1].encode())], "10.0.0.2")
 

@@ -163,6 +163,15 @@ async def test_what_is_left_of_a_body_is_not_the_next_request() -> None:
 
 
 @pytest.mark.asyncio
+async def test_after_a_body_with_two_lengths_nothing_more_is_served() -> None:
+    inner = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    both = HEAD + b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % (5 + len(inner))
+    async with serving(guarded()) as port:
+        answer = await spoken(port, both + inner)
+        assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"400"]
+
+
+@pytest.mark.asyncio
 async def test_a_client_that_does_not_read_holds_nothing() -> None:
     ended = asyncio.Event()
     guard = guarded(read_seconds=0.2)
@@ -245,3 +254,68 @@ async def test_a_connection_that_has_served_is_kept_for_longer_than_a_head_may_t
             await asyncio.wait_for(reading.readuntil(b"0\r\n\r\n"), HANG)
             await asyncio.sleep(0 if last else Hasty.head_seconds * 2)
         writing.close()
+
+
+class Impatient(PromptHttp):
+    unread_seconds = 0.2
+    lost: asyncio.Event
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.lost.set()
+
+
+async def large(scope: Scope, receive: Receive, send: Send) -> None:
+    """Hands over the whole of an answer at once."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"50000000")]})
+    await send({"type": "http.response.body", "body": bytes(50_000_000)})
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_nobody_reads_does_not_hold_its_connection_for_ever() -> None:
+    Impatient.lost = asyncio.Event()
+    async with serving(Guard(large, ServerSettings(), read_seconds=0.2), Impatient) as port:
+        with socket.create_connection(("127.0.0.1", port)) as line:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.wait_for(Impatient.lost.wait(), HANG)
+
+
+@pytest.mark.asyncio
+async def test_the_end_of_an_answer_that_nobody_reads_does_not_hold_its_connection_for_ever() -> None:
+    """When all of it is handed over, nothing waits for the client any more but the connection."""
+    Impatient.lost = asyncio.Event()
+    async with serving(large, Impatient, timeout_keep_alive=1) as port:
+        with socket.create_connection(("127.0.0.1", port)) as line:
+            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.wait_for(Impatient.lost.wait(), HANG)
+
+
+@pytest.mark.asyncio
+async def test_who_reads_slowly_gets_all_of_an_answer() -> None:
+    async with serving(Guard(large, ServerSettings(), read_seconds=0.5), Impatient) as port:
+        reading, writing = await asyncio.open_connection("127.0.0.1", port)
+        writing.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        got = 0
+        while chunk := await asyncio.wait_for(reading.read(2_000_000), HANG):
+            got += len(chunk)
+            await asyncio.sleep(0.02)  # longer in all than it may stand still
+        assert got > 50_000_000
+        writing.close()
+
+
+@pytest.mark.asyncio
+async def test_an_answer_is_handed_over_no_faster_than_it_is_read() -> None:
+    """Of what nobody reads, the server holds little, and the client's time counts for each piece."""
+    handed: list[int] = []
+
+    async def slow_line(message: Any) -> None:
+        handed.append(len(message.get("body", b"")))
+        if len(handed) > 5:
+            await asyncio.Event().wait()
+
+    async def nothing() -> Any:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "client": None, "headers": [(b"host", b"localhost")]}
+    await Guard(large, ServerSettings(), read_seconds=0.05)(scope, nothing, slow_line)
+    assert handed == [0, *[65536] * 5]

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
 from structlog.contextvars import bound_contextvars
 
 from ipybox.control.access.keys import mint
@@ -198,6 +200,14 @@ def test_nobody_writes_a_line_of_his_own(format: str) -> None:
     assert len(text.splitlines()) == 2
     assert not set(text) & set("\x1b\x00\r\x85\u2028\u202e\ud800")
     text.encode()
+
+
+def test_what_is_wrong_with_a_form_is_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A library would write it past all handlers."""
+    parser = MultipartParser(b"x")
+    with written("json") as stream, pytest.raises(FormParserError):
+        parser.write(b"no form")
+    assert (stream.getvalue(), caplog.text) == ("", "")
 
 
 def test_only_tracebacks_have_more_lines_and_these_are_marked() -> None:

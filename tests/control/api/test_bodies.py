@@ -45,7 +45,9 @@ def test_processors_are_a_number_or_thousandths(given: Any, cpu: str) -> None:
     assert SessionBody.model_validate({"template_id": "t", "cpu": given}).cpu == cpu
 
 
-@pytest.mark.parametrize("given", ["0", "0.05", "65", "", "one", "1e3", "-1", "nan", True, [], "1 ", "99m"])
+@pytest.mark.parametrize(
+    "given", ["0", "0.05", "65", "", "one", "1e3", "-1", "nan", True, [], "1 ", "99m", 10**400, "9" * 400 + "m"]
+)
 def test_what_is_no_number_of_processors_is_refused(given: Any) -> None:
     with pytest.raises(ValidationError, match="number of processors"):
         SessionBody.model_validate({"template_id": "t", "cpu": given})
@@ -176,3 +178,31 @@ def test_fields_that_nobody_knows_are_left_alone() -> None:
     body = SessionBody.model_validate({"template_id": "t", "mode": "persistent", "resources": {"gpu": 1}})
     assert body.mode == "persistent"
     assert "resources" not in body.model_dump()
+
+
+@pytest.mark.parametrize(("field", "most"), [("env_vars", 4096), ("tags", 32)])
+def test_of_too_many_names_none_is_looked_at(field: str, most: int) -> None:
+    """Each that is no good has an error of its own, and the server has time for nothing else while they are made."""
+    SessionBody.model_validate({"template_id": "t", field: {f"a{number}": "" for number in range(most)}})
+    with pytest.raises(ValidationError) as refused:
+        SessionBody.model_validate({"template_id": "t", field: {f"!{number}": 1 for number in range(most + 1)}})
+    assert [(each["loc"], each["type"]) for each in refused.value.errors()] == [((field,), "value_error")]
+
+
+@pytest.mark.parametrize("of", [lambda inner: [inner], lambda inner: {"a": inner}])
+def test_json_may_nest_so_deep_and_no_deeper(of: Any) -> None:
+    value: Any = "x"
+    for _ in range(100):
+        value = of(value)
+    assert SessionBody.model_validate({"template_id": "t", "event": value}).event == value
+    with pytest.raises(ValidationError, match="must not nest deeper than 100 levels"):
+        SessionBody.model_validate({"template_id": "t", "event": of(value)})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), "\ud800"])
+def test_what_is_no_json_is_found_wherever_it_is(bad: Any) -> None:
+    for value in (bad, [1, [bad]], {"a": {"b": bad}}, [[], {}, bad]):
+        with pytest.raises(ValidationError):
+            SessionBody.model_validate({"template_id": "t", "event": value})
+    with pytest.raises(ValidationError):
+        SessionBody.model_validate({"template_id": "t", "event": {"a": {"\ud800": 1}}})

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -198,6 +199,19 @@ async def test_what_a_session_can_not_be_is_said_by_the_server(client: AsyncCont
     assert "timeout" in caught.value.detail
 
 
+@pytest.mark.asyncio
+async def test_an_option_that_is_misspelt_is_not_lost_without_a_word(client: AsyncControlClient) -> None:
+    misspelt: Any = {"memroy": "128Mi"}
+    for ask in (client.sessions.create, client.templates.create, client.templates.update):
+        with pytest.raises(TypeError, match="no option 'memroy'; there are "):
+            await ask("python", **misspelt)
+    for run in (client.executions.execute, client.executions.execute_sync):
+        with pytest.raises(TypeError, match="'memroy'"):
+            await run("sess_1", "1", **misspelt)
+    with pytest.raises(ValueError, match="'stateful', got 'statefull'"):
+        await client.sessions.create("python", mode="statefull")
+
+
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +298,7 @@ async def test_a_key_is_made_used_rotated_and_revoked(client: AsyncControlClient
 async def test_the_server_says_how_it_is(client: AsyncControlClient) -> None:
     assert (await client.server.health()).status == "healthy"
     assert "database" in (await client.server.health(detailed=True)).dependencies
+    assert (await client.server.synchronise()).failed == ()
 
 
 # ---- what it needs ------------------------------------------------------------------------------------------------

@@ -25,12 +25,21 @@ def test_a_sign_in_lasts_as_long_as_it_is_used() -> None:
     assert sign_ins.key_id("") is None
 
 
+def test_nobody_signs_others_out_by_signing_in_often() -> None:
+    sign_ins = SignIns()
+    other = sign_ins.add("other")
+    theirs = [sign_ins.add("key") for _ in range(3000)]
+    assert sign_ins.key_id(other) == "other"
+    assert [sign_ins.key_id(token) for token in theirs[-20:]] == ["key"] * 20
+    assert sign_ins.key_id(theirs[-21]) is None
+
+
 def test_so_many_sign_ins_are_kept_and_no_more() -> None:
     sign_ins = SignIns()
     first = sign_ins.add("key")
-    last = [sign_ins.add("key") for _ in range(2000)][-1]
+    last = [sign_ins.add(f"key {number}") for number in range(2000)][-1]
     assert sign_ins.key_id(first) is None
-    assert sign_ins.key_id(last) == "key"
+    assert sign_ins.key_id(last) == "key 1999"
 
 
 def test_a_form_token_is_for_one_identity_of_one_server() -> None:
@@ -53,3 +62,11 @@ def test_a_note_is_said_once_within_a_minute_and_to_whom_it_is_for() -> None:
     clock.now += 61
     assert notes.take("ann", late) is None
     assert notes.take("ann", None) is None
+
+
+def test_nobody_has_notes_of_others_forgotten() -> None:
+    notes = OneTimeNotes()
+    name = notes.leave("admin", Note("a key", "its secret"))
+    theirs = [notes.leave("other", Note(str(number))) for number in range(1000)]
+    assert notes.take("admin", name) == Note("a key", "its secret")
+    assert [notes.take("other", each) is not None for each in theirs[-21:]] == [False, *[True] * 20]

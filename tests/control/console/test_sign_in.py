@@ -123,3 +123,19 @@ def test_a_note_for_one_is_not_shown_to_another(keyed_server: Server, admin_key:
         page = first.sent("/console/keys", {"name": "x", "owner": "x", "scopes": ["read"]}, "/console/keys")
         assert "only appearance" not in second.get(page).text
         assert "only appearance" in first.get(page).text
+
+
+def test_who_has_no_key_sends_no_more_than_a_key(stranger: Site) -> None:
+    """A form is held in memory, and one that comes slowly is held for long."""
+    for body in (b"key=" + b"x" * 20_000, (b"x" * 1000 for _ in range(30))):
+        answer = stranger.post(
+            "/console/sign-in", content=body, headers={"Content-Type": "application/x-www-form-urlencoded"}
+        )
+        assert answer.status_code == 413
+
+
+def test_signing_in_counts_as_a_request_of_the_key(keyed_server: Server, stranger: Site, admin_key: str) -> None:
+    with keyed_server.api(admin_key) as api:
+        before = int(api.get("/keys/self").headers["ratelimit-remaining"])
+        stranger.sign_in(admin_key)
+        assert int(api.get("/keys/self").headers["ratelimit-remaining"]) <= before - 2

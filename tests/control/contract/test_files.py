@@ -93,8 +93,27 @@ def test_parts_of_a_file_are_sent_as_they_are_asked_for(api: Api, session: str) 
     assert api.get(url, headers={"Range": "bytes=0-9", "If-Range": '"other"'}).status_code == 200
     same = api.get(url, headers={"If-None-Match": etag})
     assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", etag)
+    for text in (etag, "*", f'"other", {etag}'):
+        assert api.get(url, headers={"If-Match": text}).status_code == 200
     upload(api, session, "ranges.bin", content[::-1])
     assert api.get(url, headers={"If-None-Match": etag}).status_code == 200
+    other = api.get(url, headers={"If-Match": etag, "Range": "bytes=5-"})
+    assert (other.status_code, other.headers["content-type"]) == (412, "application/problem+json")
+
+
+def test_a_condition_that_is_not_kept_is_refused_and_nothing_is_written(api: Api, session: str) -> None:
+    url = f"/sessions/{session}/files/kept.txt"
+    etag = api.put(url, content=b"kept").json()["etag"]
+    form = {"file": ("f", b"other")}
+    for condition in ({"If-Match": etag}, {"If-None-Match": "*"}, {"If-Unmodified-Since": "x"}):
+        for answer in (
+            api.put(url, content=b"other", headers=condition),
+            api.delete(url, headers=condition),
+            api.post(f"/sessions/{session}/files/upload?path=kept.txt", files=form, headers=condition),
+        ):
+            assert answer.status_code == 400
+            assert answer.json()["detail"].startswith(f"{next(iter(condition))}: ")
+    assert api.get(url).content == b"kept"
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,38 @@ from ipybox.control.errors import (
     RecordNotFoundError,
     RequestRefusedError,
 )
-from ipybox.control.records import NetworkRules
+from ipybox.control.records import Dependency, NetworkRules, ResourceLimits
 from ipybox.control.states import SESSION_STEPS, InstallStatus, Reason, SessionMode, SessionStatus
-from tests.control.made import a_session, an_event, an_execution, later
+from tests.control.made import a_session, a_template, an_event, an_execution, later
 
 
 async def ids(database: Database, **wanted: Any) -> list[str]:
     page = await database.sessions.list(SessionFilter(**wanted), limit=100)
     assert page.total == len(page.items)
     return [session.id for session in page.items]
+
+
+@pytest.mark.asyncio
+async def test_of_very_many_names_those_of_sessions_are_told(database: Database) -> None:
+    for number in range(3):
+        await database.sessions.add(a_session(f"s{number * 700}", status=tuple(SessionStatus)[number]))
+    assert await database.sessions.known([f"s{number}" for number in range(1500)]) == {"s0", "s700", "s1400"}
+    assert await database.sessions.known([]) == frozenset()
+
+
+@pytest.mark.asyncio
+async def test_a_session_keeps_what_it_was_made_from_word_for_word(database: Database) -> None:
+    template = a_template(
+        network=NetworkRules(allowed_domains=("a.example",)),
+        limits=ResourceLimits(cpu_cores=0.5),
+        packages=(Dependency(name="a", version="==1"), Dependency(name="b")),
+        preload=("json",),
+        default_env_vars={"A": "b"},
+    )
+    await database.sessions.add(a_session(template=template))
+    await database.sessions.add(a_session("old"))
+    assert (await database.sessions.get("s")).template == template
+    assert (await database.sessions.get("old")).template is None
 
 
 @pytest.mark.asyncio

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,6 +14,8 @@ import pytest
 import trustme
 
 from ipybox.control.client.blocking import ControlClient
+from ipybox.control.server import ControlServer
+from ipybox.control.settings import ServerSettings
 from tests.cli.typed import ipybox
 from tests.control.console.site import Site
 from tests.control.serving import HANG, HELLO, Api, Server, eventually
@@ -67,7 +71,7 @@ def served(url: str) -> str:
 def test_code_runs_over_tls_and_its_output_streams(secure: Server, authority: Authority, admin_key: str) -> None:
     assert secure.url.startswith("https://127.0.0.1:")
     with ControlClient(secure.url, admin_key, tls=authority.context) as client, client.session() as session:
-        assert session.run(HELLO).return_value == {"message": "Hello, World!", "event": None}
+        assert session.run(HELLO).return_value == {"message": "Hello, World!", "event": {}}
         session.upload("big.bin", b"x" * 5_000_000)
         assert session.download("big.bin") == b"x" * 5_000_000
 
@@ -84,6 +88,7 @@ def test_commands_believe_the_authority_of_the_environment(
     known = {} if file is None else {"IPYBOX_CA_FILE": str(getattr(authority, file))}
     done = ipybox("session", "list", "--server", secure.url, env={"IPYBOX_API_KEY": admin_key, **known})
     assert done.returncode == code, done.stderr
+    assert (b"IPYBOX_CA_FILE" in done.stderr) is (code != 0)
     assert b"Traceback" not in done.stderr
 
 
@@ -161,3 +166,23 @@ def test_it_says_so_when_keys_are_sent_in_the_clear(tmp_path: Path, authority: A
         variables = {f"IPYBOX_{name.upper()}": value for name, value in given.items()}
         with Server(tmp_path / str(is_warned), environment=variables, host="0.0.0.0", console=False) as server:
             assert ("keys are sent in the clear" in server.log) is is_warned
+
+
+@pytest.mark.asyncio
+async def test_a_handshake_that_does_not_go_on_holds_no_connection(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each one that has begun takes a third of a megabyte."""
+    monkeypatch.setattr("ipybox.control.server.HEAD_SECONDS", 0.3)
+    settings = ServerSettings(
+        port=0, state_dir=str(tmp_path / "state"), tls_cert=str(authority.chain), tls_key=str(authority.key)
+    )
+    async with ControlServer(settings) as server:
+        host, port = server.url.removeprefix("https://").split(":")
+        for begun in (b"", b"\x16\x03\x01"):
+            reading, writing = await asyncio.open_connection(host, int(port))
+            writing.write(begun)
+            with contextlib.suppress(ConnectionResetError):
+                # Much less than the minute that it would have otherwise.
+                assert await asyncio.wait_for(reading.read(), HANG / 2) == b""
+            writing.close()

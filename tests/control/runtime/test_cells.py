@@ -262,3 +262,19 @@ async def test_what_a_cell_used_is_measured_for_itself(notebook: Box) -> None:
     quick = (await notebook.cell("1")).outcome.metrics
     assert quick.cpu_time_ms is not None
     assert quick.cpu_time_ms < 50
+
+
+async def test_what_is_nested_too_deep_is_not_shown_and_costs_no_variables(notebook: Box) -> None:
+    await notebook.cell("x = 1")
+    code = """
+def nested(depth):
+    found = []
+    for _ in range(depth - 1):
+        found = [found]
+    return found
+display({'application/json': nested(198)}, raw=True)
+display({'application/json': nested(199)}, raw=True)
+"""
+    ran = await notebook.cell(code)
+    assert [kind for kind, _ in ran.events] == ["display", "truncated"]
+    assert (await notebook.cell("print(x)")).text() == "1\n"

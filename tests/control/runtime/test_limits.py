@@ -53,6 +53,25 @@ def handler(e):
     assert await box.value("handler = lambda e: 'alive'") == "alive"
 
 
+async def test_the_execution_that_uses_most_memory_is_found_among_many_processes(boxes: Boxes) -> None:
+    box = await boxes.make(limits=replace(LIMITS, memory_bytes=200 * MIB))
+    small = asyncio.ensure_future(
+        box.python("import time\ndef handler(e):\n    x = bytearray(30_000_000)\n    time.sleep(3)\n    return 1")
+    )
+    code = """
+import os, time
+def handler(e):
+    for _ in range(30):
+        if not os.fork():
+            x = b'x' * 20_000_000
+            time.sleep(60)
+    os.wait()
+"""
+    ran = await box.python(code)
+    assert (ran.status, ran.outcome.reason) == (ExecutionStatus.CRASHED, Reason.OUT_OF_MEMORY)
+    assert (await small).outcome.return_value == 1
+
+
 async def test_an_interpreter_that_uses_too_much_memory_is_replaced(boxes: Boxes) -> None:
     box = await boxes.make(stateful=True, limits=replace(LIMITS, memory_bytes=200 * MIB))
     ran = await box.cell("import time\nx = [b'x' * 1048576 for _ in range(400)]\ntime.sleep(60)")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ipybox.control.json_text import JsonText
 from ipybox.control.runtime.connection import GONE, Connection, ConnectionEndedError
 from ipybox.control.runtime.host import Ending, RunRequest
 from ipybox.control.runtime.running import RunningExecution
@@ -122,6 +124,61 @@ async def test_a_value_that_is_none_is_a_bad_result(body: bytes) -> None:
     outcome = running.done.result()
     assert (outcome.status, outcome.reason) == (ExecutionStatus.FAILED, Reason.BAD_RESULT)
     assert not outcome.has_return_value
+
+
+def large(limit: int = 10_000_000) -> tuple[RunningExecution, Events]:
+    events: Events = []
+    request = RunRequest(execution_id="x", kind=ExecutionKind.HANDLER, code="", timeout=5)
+    running = RunningExecution(request, lambda kind, data: events.append((kind, data)), limit)
+    running.begin()
+    return running, events
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("text", ["[" + "[]," * 500_000 + "1]", '"' + "x" * 1_000_000 + '"'])
+async def test_a_large_value_is_looked_at_in_pieces_and_stays_the_text_that_it_was(text: str) -> None:
+    running, _ = large()
+    rest = running.take(end(has_value=True), text.encode())
+    assert rest is not None
+    assert running.has_ended
+    assert sum(1 for _ in rest) > 5
+    assert running.done.result().return_value == JsonText(text)
+
+
+@pytest.mark.asyncio
+async def test_a_large_value_that_is_none_is_a_bad_result() -> None:
+    for text in ("[" + "[]," * 50_000, "[" * 201 + "1," * 50_000 + "1" + "]" * 201):
+        running, _ = large()
+        for _ in running.take(end(has_value=True), text.encode()) or ():
+            assert not running.done.done()
+        assert running.done.result().reason is Reason.BAD_RESULT
+
+
+@pytest.mark.asyncio
+async def test_the_end_of_a_sandbox_is_not_undone_by_what_is_still_looked_at() -> None:
+    running, _ = large()
+    rest = running.take(end(has_value=True), b"[" + b"1," * 100_000 + b"1]")
+    running.give_up(Ending(Reason.OUT_OF_MEMORY, "it was large"))
+    assert sum(1 for _ in rest or ()) > 0
+    assert running.done.result().reason is Reason.OUT_OF_MEMORY
+
+
+@pytest.mark.asyncio
+async def test_what_is_shown_and_large_is_looked_at_in_pieces_and_stays_text_where_it_is() -> None:
+    running, events = large()
+    many, text = "[" + "[]," * 50_000 + "1]", "x" * 200_000
+    bundle = f'{{"application/json": {many}, "text/plain": "{text}", "a": 1}}'
+    body = f'{{"data": {bundle},\n"metadata": {{}}, "display_id": null, "update": false}}'
+    rest = running.take({"is": "display"}, body.encode())
+    assert rest is not None
+    assert not events
+    assert sum(1 for _ in rest) > 3
+    shown = {"application/json": JsonText(many), "text/plain": text, "a": 1}
+    assert events == [("display", {"data": shown, "metadata": {}, "display_id": None, "update": False})]
+    for bad in ("[]", "[[]]", '{"data": 1}', f'{{"data": {bundle}}}', '{"data": {"a": 1,}}'):
+        with pytest.raises(FrameError):
+            for _ in running.take({"is": "display"}, bad.encode() + b" " * 100_000) or ():
+                pass
 
 
 @pytest.mark.asyncio
@@ -265,4 +322,54 @@ async def test_an_agent_that_is_gone_is_said_to_be() -> None:
     line.replies = os.dup(line.requests)
     await eventually(lambda: line.broken)
     assert line.broken == [GONE]
+    line.close()
+
+
+@pytest.mark.asyncio
+async def test_nothing_else_is_heard_of_an_agent_while_what_it_said_is_looked_at_and_others_are() -> None:
+    heard: list[Any] = []
+    turns = iter(range(1_000_000))
+
+    def on_frame(head: dict[str, Any], body: bytes) -> Iterator[None] | None:
+        if head["id"] == 1:
+            return looked_at()
+        heard.append(head["id"])
+        return None
+
+    def looked_at() -> Iterator[None]:
+        while next(turns) < 100:
+            time.sleep(0.001)  # what takes a while
+            yield
+        heard.append("looked at")
+
+    busy, other = Line(on_frame), Line()
+    os.write(busy.replies, frame({"id": 1}) + frame({"id": 2}))
+    await eventually(lambda: next(turns) > 2)
+    os.write(busy.replies, frame({"id": 3}))
+    os.write(other.replies, frame({"id": 4}))
+    await eventually(lambda: other.heard)
+    assert heard == []
+    await eventually(lambda: len(heard) == 3)
+    assert heard == ["looked at", 2, 3]
+    for line in (busy, other):
+        line.close()
+
+
+@pytest.mark.asyncio
+async def test_what_is_still_looked_at_when_an_agent_is_gone_is_looked_at_to_its_end() -> None:
+    heard: list[int] = []
+
+    def looked_at() -> Iterator[None]:
+        for number in range(100):
+            time.sleep(0.001)
+            heard.append(number)
+            yield
+
+    line = Line(lambda head, body: looked_at())
+    os.write(line.replies, frame({"id": 1}))
+    await eventually(lambda: heard)
+    assert len(heard) < 100
+    for _ in line.connection.drain():
+        pass
+    assert len(heard) == 100
     line.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,35 @@ async def test_more_changes_than_can_be_told_are_marked(
     assert not found.is_complete
     assert len(found.changed) == 3
     assert found.removed == ()  # one can't know
+
+
+async def test_names_that_are_long_need_little_memory(workspaces: Workspaces) -> None:
+    """A path has up to 4,095 bytes, and costs code nothing."""
+    before = await workspaces.snapshot("s")
+    here = os.open(workspaces.files("s"), os.O_RDONLY)
+    for _ in range(15):
+        os.mkdir("d" * 250, dir_fd=here)
+        inner = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    for number in range(8_000):
+        os.mknod(f"{number:0200}", dir_fd=here)
+    os.close(here)
+
+    tracemalloc.start()
+    try:
+        after = await workspaces.snapshot("s")
+        _, peak_of_snapshot = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        found = await workspaces.compare("s", before)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (after.is_complete, found.is_complete) == (False, False)
+    assert len(found.artifacts) == 1000
+    assert peak_of_snapshot < 8_000_000
+    assert peak < 30_000_000
 
 
 async def test_a_directory_that_can_not_be_read_is_no_obstacle(workspaces: Workspaces) -> None:

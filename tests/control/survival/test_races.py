@@ -137,3 +137,15 @@ def test_an_execution_can_be_interrupted_at_every_moment(hurt_api: Api) -> None:
         assert kinds[-1] == "end"
 
     at_once(one, 14)
+
+
+def test_changes_of_a_template_that_come_together_are_all_kept(hurt_api: Api) -> None:
+    body = {"id": "shared", "name": "shared", "warm": False}
+    assert hurt_api.post("/templates", json=body).status_code == 201
+    for turn in range(10):
+        changes = ({"name": f"name {turn}"}, {"default_timeout": 100 + turn}, {"image_url": f"image-{turn}"})
+        answers = at_once(lambda number: hurt_api.put("/templates/shared", json=changes[number]), 3)  # noqa: B023
+        assert {answer.status_code for answer in answers} == {200}
+        seen = hurt_api.get("/templates/shared").json()
+        assert {name: seen[name] for change in changes for name in change} == changes[0] | changes[1] | changes[2]
+    assert hurt_api.delete("/templates/shared").status_code == 200

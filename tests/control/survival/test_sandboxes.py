@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -48,6 +53,31 @@ def test_a_stateless_session_whose_sandbox_is_killed_gets_another_one_over_its_f
     assert hurt_api.run(session_id, "cat kept.txt", language="shell")["stdout"] == "kept"
 
 
+def test_a_session_whose_sandbox_is_killed_while_packages_are_installed_still_gets_another_one(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # an index that never answers
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        with (
+            Server(tmp_path / "state", console=False, rate_limit="100000/minute", package_index=index) as server,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            api = server.api()
+            session_id = api.running_session()
+            container = api.session(session_id)["container_id"]
+            _, process = family.sleeper(server, api, session_id)
+            body = {"dependencies": [{"name": "never"}], "install_timeout": 60}
+            installing = pool.submit(api.post, f"/sessions/{session_id}/dependencies/install", json=body)
+            eventually(lambda: api.session(session_id)["dependency_install_status"], lambda seen: seen == "installing")
+            family.agent(process).kill()
+            seen = eventually(
+                lambda: api.session(session_id),
+                lambda seen: seen["status"] != "creating" and seen["container_id"] != container,
+            )
+            assert (seen["status"], seen["dependency_install_status"]) == ("running", "installing"), seen
+            assert api.run(session_id, "echo on", language="shell")["stdout"] == "on\n"
+            assert api.delete(f"/sessions/{session_id}").status_code == 204
+            assert installing.result().status_code in (404, 409)
+
+
 @pytest.mark.parametrize("which", ["agent", "first process", "wall"])
 def test_a_stateful_session_whose_sandbox_is_killed_says_that_its_variables_are_lost(
     which: str, hurt: Server, hurt_api: Api
@@ -76,6 +106,21 @@ def test_all_sessions_behind_a_wall_that_falls_come_back(hurt: Server, hurt_api:
     assert hurt_api.execution_when(slept)["status"] == "crashed"
     for session_id in [*sessions, hurt_api.new_session()]:
         assert hurt_api.run(session_id, "echo back", language="shell")["stdout"] == "back\n"
+
+
+def test_sessions_whose_wall_falls_while_they_come_up_still_do(hurt: Server, hurt_api: Api) -> None:
+    for turn in range(6):
+        witness = hurt_api.running_session()
+        _, process = family.sleeper(hurt, hurt_api, witness)
+        wall = victim("wall", process)
+        with ThreadPoolExecutor(8) as pool:
+            made = [pool.submit(hurt_api.new_session) for _ in range(8)]
+            time.sleep(turn * 0.02)
+            wall.kill()
+        for session_id in (*(each.result() for each in made), witness):
+            seen = hurt_api.session_when(session_id, "running", "failed")
+            assert seen["status"] == "running", seen
+            assert hurt_api.delete(f"/sessions/{session_id}").status_code == 204
 
 
 def test_code_that_kills_its_agent_costs_its_own_session_only(hurt: Server, hurt_api: Api) -> None:
