@@ -10,6 +10,15 @@ from typing import Any, Literal
 ExitReason = Literal["exited", "signalled", "memory", "restarted", "unknown"]
 
 
+def of_system_exit(code: object) -> int:
+    """The exit code that ``raise SystemExit(code)`` leads to; 1 for what is no number, and is to be shown."""
+    if code is None:
+        return 0
+    if not isinstance(code, int):
+        return 1
+    return code & 0xFF if code.bit_length() < 64 else 0xFF  # as CPython does it
+
+
 @dataclass(frozen=True, slots=True)
 class ExitStatus:
     """How a process ended.

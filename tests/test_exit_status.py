@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ipybox.exit_status import ExitStatus
+from ipybox.exit_status import ExitStatus, of_system_exit
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -88,3 +90,9 @@ def test_anything_unreadable_is_unknown_and_still_prints(data: dict[str, Any]) -
         assert status.code is not None
     if status.reason == "signalled":
         assert status.signal is not None
+
+
+@pytest.mark.parametrize("code", ["None", "0", "7", "-1", "256", "True", "2**31", "10**300", "'text'", "1.5", "[]"])
+def test_an_exit_code_is_what_python_makes_of_it(code: str) -> None:
+    done = subprocess.run([sys.executable, "-c", f"raise SystemExit({code})"], capture_output=True, check=False)
+    assert of_system_exit(eval(code)) == done.returncode

@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping
 from types import CodeType, FrameType, ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ipybox.exit_status import of_system_exit
 from ipybox.process import child_setup, late_site
 from ipybox.session import rich
 from ipybox.session.frames import Decoder, frame, optional, texts
@@ -147,10 +148,9 @@ class Interpreter:
 
     def _failed(self, error: BaseException) -> dict[str, Any]:
         if isinstance(error, SystemExit):
-            if error.code is None or isinstance(error.code, int):
-                return {"exit_code": (error.code or 0) & 0xFF}
-            print(error.code, file=self._stderr)
-            return {"exit_code": 1}
+            if not isinstance(error.code, int | None):
+                print(error.code, file=self._stderr)
+            return {"exit_code": of_system_exit(error.code)}
         try:
             described = f"{type(error).__name__}: {error}"[:RESULT_LIMIT].removesuffix(": ")
             lines = traceback.format_exception(type(error), error, _of_code(error.__traceback__))

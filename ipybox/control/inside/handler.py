@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from ipybox.control.inside import python_process
 from ipybox.control.inside.places import HANDLER_FILE
 from ipybox.control.inside.results import ResultLine
+from ipybox.exit_status import of_system_exit
 from ipybox.process import late_site
 
 INTERRUPTED = 130
@@ -81,10 +82,9 @@ class _MissingError(NameError):
 
 
 def _exit_code(error: SystemExit) -> int:
-    if error.code is None or isinstance(error.code, int):
-        return (error.code or 0) & 0xFF
-    sys.stderr.write(f"{error.code}\n")
-    return 1
+    if not isinstance(error.code, int | None):
+        sys.stderr.write(f"{error.code}\n")
+    return of_system_exit(error.code)
 
 
 def _tell(error: BaseException, line: ResultLine) -> None:

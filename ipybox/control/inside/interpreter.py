@@ -23,6 +23,7 @@ from ipybox.control.inside import python_process, results
 from ipybox.control.inside.displays import Publisher, ResultHook, Shower
 from ipybox.control.inside.interrupts import Interrupts
 from ipybox.control.inside.places import BACKEND
+from ipybox.exit_status import of_system_exit
 from ipybox.process import late_site
 from ipybox.sandbox.access import SANDBOX_HOME
 from ipybox.session.frames import Decoder, frame, texts
@@ -169,10 +170,9 @@ class Interpreter:
 
     def _outcome(self, error: BaseException | None) -> dict[str, Any]:
         if isinstance(error, SystemExit):
-            if error.code is None or isinstance(error.code, int):
-                return {"code": (error.code or 0) & 0xFF}
-            self._streams[1].write(f"{error.code}\n")
-            return {"code": 1}
+            if not isinstance(error.code, int | None):
+                self._streams[1].write(f"{error.code}\n")
+            return {"code": of_system_exit(error.code)}
         if error is None:
             return {"code": 0}
         name = type(error).__name__

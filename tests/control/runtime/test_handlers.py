@@ -98,6 +98,8 @@ async def test_without_a_handler_it_fails_and_says_so(box: Box, code: str) -> No
     [
         ("raise SystemExit", 0, ExecutionStatus.COMPLETED),
         ("raise SystemExit(7)", 7, ExecutionStatus.FAILED),
+        ("raise SystemExit(10**300)", 255, ExecutionStatus.FAILED),
+        ("raise SystemExit(-1)", 255, ExecutionStatus.FAILED),
         ("raise SystemExit('no')", 1, ExecutionStatus.FAILED),
         ("import os; os._exit(9)", 9, ExecutionStatus.FAILED),
     ],
