@@ -29,6 +29,7 @@ from ipybox.control.access.problems import MEDIA_TYPE, Problem, problem, problem
 from ipybox.control.access.rates import RateState
 from ipybox.control.access.redaction import printable
 from ipybox.control.access.scopes import Principal
+from ipybox.control.access.tracing import called_by
 from ipybox.control.errors import FileTooLargeError
 from ipybox.control.settings import ServerSettings
 
@@ -57,6 +58,7 @@ _LOOKED_AT = frozenset(
         b"content-length",
         b"expect",
         b"transfer-encoding",
+        b"traceparent",
         b"x-request-id",
         b"access-control-request-method",
         b"access-control-request-private-network",
@@ -120,6 +122,7 @@ class Guard:
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         tokens = bind_contextvars(request_id=request_id)
+        called_by(headers.get(b"traceparent", [None])[0])
         limit = self._upload_limit if self._is_upload(scope["method"], scope["path"]) else self._limit
         body = LimitedBody(receive, limit, self._body_seconds)
         body.is_complete = not (headers.get(b"transfer-encoding") or headers.get(b"content-length", ["0"]) != ["0"])

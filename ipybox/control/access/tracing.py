@@ -1,6 +1,7 @@
 """Spans for OpenTelemetry, if they are asked for; otherwise the same calls do nothing. Floor: control.
 
 A session has ``session.create``, and below it ``session.place`` and ``session.start``; an execution has ``execution``.
+What a request leads to is below the span that its ``traceparent`` names (W3C Trace Context), if it has one.
 Where they go is said by OpenTelemetry's own variables, such as ``OTEL_EXPORTER_OTLP_ENDPOINT``.
 """
 
@@ -11,6 +12,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,12 +21,19 @@ from ipybox.control.errors import ServerSettingsError
 from ipybox.control.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span as OtelSpan
 
 Value = str | bool | int | float
+_caller: ContextVar[str | None] = ContextVar("ipybox_traceparent", default=None)
 log = logging.getLogger("ipybox.control")
+
+
+def called_by(traceparent: str | None) -> None:
+    """Has first spans of this task, and of those that it starts, be below the span of who asked; of nobody, if None."""
+    _caller.set(traceparent)
 
 
 class Span(Protocol):
@@ -45,7 +54,7 @@ class Tracing(Protocol):
 
         Args:
             attributes: What there is to say from the beginning.
-            is_first: It begins a trace of its own; otherwise it is below the one around it.
+            is_first: It is below the span of who asked, or begins a trace; otherwise it is below the one around it.
         """
         ...
 
@@ -110,12 +119,11 @@ class OtelTracing:
     def span(
         self, name: str, attributes: Mapping[str, Value] | None = None, *, is_first: bool = False
     ) -> Iterator[Span]:
-        from opentelemetry.context import Context
         from opentelemetry.trace import StatusCode
 
         with self._tracer.start_as_current_span(
             name,
-            context=Context() if is_first else None,
+            context=_context_of_caller() if is_first else None,
             attributes=attributes,
             record_exception=False,
             set_status_on_exception=False,
@@ -162,6 +170,16 @@ class _NoSpan(AbstractContextManager[Span]):
 
 
 _NO_SPAN = _NoSpan()
+
+
+def _context_of_caller() -> Context:
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    caller = _caller.get()
+    if caller is None:
+        return Context()
+    return TraceContextTextMapPropagator().extract({"traceparent": caller}, Context())  # of nonsense it makes nothing
 
 
 def _exporter() -> Any:

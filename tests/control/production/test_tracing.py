@@ -44,6 +44,23 @@ def test_sessions_and_executions_have_spans_with_their_ids_and_what_became_of_th
     assert said == {good: ("handler", "completed"), bad: ("shell", "failed")}
 
 
+def test_what_a_request_leads_to_is_below_the_span_of_who_asked(tmp_path: Path) -> None:
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    with Server(tmp_path / "state", environment={"OTEL_TRACES_EXPORTER": "console"}, **SETTINGS) as server:
+        asking = server.api(headers={"traceparent": f"00-{trace}-{parent}-01"})
+        session = asking.running_session()
+        mine = asking.run(session, HELLO)["id"]
+        nonsense = server.api(headers={"traceparent": "00-nonsense"}).run(session, HELLO)["id"]
+        nobody = server.api().run(session, HELLO)["id"]
+        spans = spans_of(server.last_words())
+    found = {each["attributes"].get("execution.id", each["name"]): each for each in spans}
+    for name in (mine, "session.create"):
+        assert (found[name]["context"]["trace_id"], found[name]["parent_id"]) == (f"0x{trace}", f"0x{parent}")
+    for name in (nonsense, nobody):
+        assert found[name]["parent_id"] is None
+        assert found[name]["context"]["trace_id"] != f"0x{trace}"
+
+
 @pytest.mark.asyncio
 async def test_a_server_that_can_not_trace_does_not_start_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
