@@ -742,7 +742,14 @@ async def test_kernels_that_come_and_go_leave_nothing(gateway: KernelGateway) ->
     before = footprint()
     for _ in range(30):
         await cycle(KernelClient(gateway.host, gateway.port))
-    assert await eventually(lambda: footprint() == before), (before, footprint())
+
+    def is_as_before() -> bool:
+        # A connection of the first ones may still have been about to be closed: there may be fewer descriptors now.
+        now = footprint()
+        are_fewer = all(each <= then for each, then in zip(now["descriptors"], before["descriptors"], strict=True))
+        return are_fewer and now == {**before, "descriptors": now["descriptors"]}
+
+    assert await eventually(is_as_before), (before, footprint())
 
 
 @pytest.mark.asyncio

@@ -45,11 +45,10 @@ def test_whatever_comes_together_all_of_it_keeps_its_word(tmp_path: Path) -> Non
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", [2, 3])
-def test_whatever_comes_together_for_long_all_of_it_keeps_its_word(seed: int, tmp_path: Path) -> None:
-    weather(tmp_path / "state", seed, rounds=4, steps=40)
+def test_whatever_comes_together_for_long_all_of_it_keeps_its_word(tmp_path: Path) -> None:
+    weather(tmp_path / "state", 2, rounds=4, steps=40)
 
 
 @pytest.mark.soak
 def test_whatever_comes_together_over_postgresql_all_of_it_keeps_its_word(postgres_url: str, tmp_path: Path) -> None:
-    weather(tmp_path / "state", 4, rounds=4, steps=40, database_url=postgres_url)
+    weather(tmp_path / "state", 4, rounds=2, steps=20, database_url=postgres_url)
