@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ipybox.sandbox import confine, staging
 
-USER = 54321
+USER = int(os.environ.get("IPYBOX_TESTS_UID", "54321"))
+"""Two runs at once need one each, as the system counts processes and the like by user."""
 _HOMES = "/mnt"
 
 
