@@ -15,6 +15,7 @@ from ipybox.sandbox import confine, staging
 
 USER = int(os.environ.get("IPYBOX_TESTS_UID", "54321"))
 """Two runs at once need one each, as the system counts processes and the like by user."""
+NAME = f"plain{USER}"
 _HOMES = "/mnt"
 
 
@@ -35,14 +36,14 @@ def become_plain_user(needed: list[str]) -> None:
     os.setgroups([])
     os.setresgid(USER, USER, USER)
     os.setresuid(USER, USER, USER)
-    os.environ.update(HOME=str(home), USER="plain", LOGNAME="plain", TMPDIR="/tmp")
+    os.environ.update(HOME=str(home), USER=NAME, LOGNAME=NAME, TMPDIR="/tmp")
     confine.dumpable()
 
 
 def _make_home() -> Path:
     """A home that goes with the namespace."""
     confine.mount("tmpfs", _HOMES, "tmpfs", 0, "mode=755")
-    home = Path(_HOMES, "plain")
+    home = Path(_HOMES, NAME)
     home.mkdir(0o700)
     os.chown(home, USER, USER)
     return home
@@ -50,7 +51,7 @@ def _make_home() -> Path:
 
 def _add_account(home: Path) -> None:
     """Most users have one, and some programs run for those only."""
-    for name, line in (("passwd", f"plain:x:{USER}:{USER}::{home}:/bin/sh"), ("group", f"plain:x:{USER}:")):
+    for name, line in (("passwd", f"{NAME}:x:{USER}:{USER}::{home}:/bin/sh"), ("group", f"{NAME}:x:{USER}:")):
         known = Path("/etc", name)
         longer = Path(_HOMES, name)
         longer.write_text(f"{known.read_text(encoding='utf-8').rstrip()}\n{line}\n", encoding="utf-8")
