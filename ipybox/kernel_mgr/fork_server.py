@@ -75,7 +75,10 @@ class ForkServer:
                     self._let_go(self._by_lead[fd])
 
     def _take_request(self) -> bool:
-        packet, fds, _, _ = socket.recv_fds(self._control, 64, MAX_FDS)
+        try:
+            packet, fds, _, _ = socket.recv_fds(self._control, 64, MAX_FDS)
+        except ConnectionResetError:  # who owns us went before it had read what we said
+            return False
         if not packet:
             return False
         if len(fds) < 2:  # out of descriptors; who asked sees the end of the lead

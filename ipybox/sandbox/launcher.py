@@ -113,7 +113,10 @@ def serve(control: socket.socket, run: warm.Run | None = None, **facts: Any) -> 
     socket.send_fds(control, [json.dumps({"ready": True, **facts}).encode()[:PACKET]], [first])
     os.close(first)
     while True:
-        packet, fds, _, _ = socket.recv_fds(control, 64, MAX_FDS)
+        try:
+            packet, fds, _, _ = socket.recv_fds(control, 64, MAX_FDS)
+        except ConnectionResetError:  # it went before it had read that we are ready
+            return
         if not packet:
             return
         if len(fds) < 2:  # out of descriptors; who asked sees the end of the lead
