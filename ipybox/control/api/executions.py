@@ -19,7 +19,7 @@ from ipybox.control.api.context import Executor, Plane, Reader, act
 from ipybox.control.api.documented import problems
 from ipybox.control.api.idempotency import IdempotencyKey, Made, Planned, once
 from ipybox.control.api.large_bodies import BodyRoute
-from ipybox.control.api.rendering import event_fields, fields_of, rendered
+from ipybox.control.api.rendering import event_fields, fields_of, page_fields, rendered
 from ipybox.control.api.sessions import Cursor, Offset, SessionId
 from ipybox.control.records import Execution
 from ipybox.control.service.control_plane import ControlPlane
@@ -132,16 +132,7 @@ async def list_executions(
     for each in page.items:  # one by one, as all of them together may be more than there is memory
         whole = await _answer(plane, each)
         items.append({**fields_of(whole), "stdout": whole.stdout[:_LISTED], "stderr": whole.stderr[:_LISTED]})
-    return await rendered(
-        {
-            "items": items,
-            "total": page.total,
-            "limit": limit,
-            "offset": offset,
-            "has_more": page.next_cursor is not None,
-            "next_cursor": page.next_cursor,
-        }
-    )
+    return await rendered(page_fields(items, page, limit=limit, offset=offset))
 
 
 @router.get("/{execution_id}", response_model=ExecutionAnswer, responses=problems(404), operation_id="get_execution")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fastapi.responses import Response
 from pydantic import BaseModel, TypeAdapter
 
 from ipybox.control.json_text import JsonText, dumped
-from ipybox.control.records import ExecutionEvent
+from ipybox.control.records import ExecutionEvent, Page
 
 MEDIA_TYPE = "application/json"
 _PIECE = 256 * 1024
@@ -30,6 +30,18 @@ def fields_of(model: BaseModel) -> dict[str, Any]:
 def event_fields(record: ExecutionEvent) -> dict[str, Any]:
     """What an ``EventAnswer`` has."""
     return {"seq": record.seq, "kind": record.kind, "data": record.data, "at": record.at}
+
+
+def page_fields(items: Iterable[Any], page: Page[Any], *, limit: int, offset: int) -> dict[str, Any]:
+    """What a list has that is read page by page."""
+    return {
+        "items": items,
+        "total": page.total,
+        "limit": limit,
+        "offset": offset,
+        "has_more": page.next_cursor is not None,
+        "next_cursor": page.next_cursor,
+    }
 
 
 def json_of(value: Any, *, ascii: bool = False) -> str:

@@ -12,7 +12,7 @@ from ipybox.control.api.context import Executor, Plane, Reader, act
 from ipybox.control.api.documented import problems
 from ipybox.control.api.idempotency import IdempotencyKey, Made, Planned, once
 from ipybox.control.api.large_bodies import BodyRoute
-from ipybox.control.api.rendering import fields_of, rendered
+from ipybox.control.api.rendering import fields_of, page_fields, rendered
 from ipybox.control.db.sessions import SessionFilter
 from ipybox.control.errors import RequestRefusedError
 from ipybox.control.service.requests import NewSession
@@ -76,16 +76,8 @@ async def list_sessions(
     )
     limit = min(max(limit, 1), _MOST)
     page = await plane.sessions.list(filter, limit=limit, offset=offset, cursor=cursor)
-    return await rendered(
-        {
-            "items": (fields_of(SessionAnswer.of(each)) for each in page.items),
-            "total": page.total,
-            "limit": limit,
-            "offset": offset,
-            "has_more": page.next_cursor is not None,
-            "next_cursor": page.next_cursor,
-        }
-    )
+    items = (fields_of(SessionAnswer.of(each)) for each in page.items)
+    return await rendered(page_fields(items, page, limit=limit, offset=offset))
 
 
 @router.get("/{session_id}", response_model=SessionAnswer, responses=problems(404), operation_id="get_session")
