@@ -23,6 +23,20 @@ _QUIET_SCANS = 5
 """Scans in a row that must find nobody: a family that forks while we look can hide from one of them."""
 _WORTH_WHEN_MISSED = 0.1
 """What such a scan is worth when a process went away under it, which may have been one of the family."""
+_CHASE = 300
+_STATE, _GROUP, _SESSION, _FLAGS, _THREADS, _STARTED, _ENVIRONMENT_BEGINS, _ENVIRONMENT_ENDS = (
+    0,
+    2,
+    3,
+    6,
+    17,
+    19,
+    47,
+    48,
+)
+"""Where ``/proc/PID/stat`` has what, counted from behind the name (proc(5) counts from 1, and that is its second)."""
+_IS_OF_THE_SYSTEM = 0x00200000
+"""A thread of the kernel itself (``PF_KTHREAD``), which never had an environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +49,17 @@ class Member:
 
 def members(session_id: int, marker: str) -> list[Member]:
     """Living processes of a session, or with the marker in their environment."""
-    return _look(session_id, marker)[0]
-
-
-def _look(session_id: int, marker: str) -> tuple[list[Member], bool]:
-    """The members, and whether one may have been missed: somebody was there and gone when it was looked at."""
-    return _scan_proc(session_id, marker) if _LINUX else (_scan_psutil(session_id, marker), False)
+    return _Look(session_id, marker).again()[0]
 
 
 def kill(session_id: int, marker: str, patience: float = 5.0) -> bool:
     """Kills a family until none of it is left. False when some were still there after ``patience`` seconds."""
     deadline = time.monotonic() + patience
     own_group = os.getpgrp()
+    look = _Look(session_id, marker)
     quiet = 0.0
     while quiet < _QUIET_SCANS:
-        alive, missed = _look(session_id, marker)
+        alive, missed = look.again()
         if not alive:
             quiet += _WORTH_WHEN_MISSED if missed else 1
             continue
@@ -84,26 +94,91 @@ def _ignore_gone(send: object, target: int) -> None:
         pass
 
 
-def _scan_proc(session_id: int, marker: str) -> tuple[list[Member], bool]:
-    # Newest first: a child that is forked while we look comes after the parent that we then kill.
-    needle = f"\0{MARKER}={marker}\0".encode()
-    found = []
-    missed = False
-    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):
+class _Look:
+    """Looks for a family, and remembers what it has seen."""
+
+    def __init__(self, session_id: int, marker: str) -> None:
+        self._session_id, self._marker = session_id, marker
+        self._needle = f"\0{MARKER}={marker}\0".encode()
+        self._found: set[tuple[int, bytes]] = set()
+        self._ended: set[tuple[int, bytes]] = set()
+
+    def again(self) -> tuple[list[Member], bool]:
+        """The members, and whether one may have been missed: somebody was there and ended under our eyes."""
+        return self._scan_proc() if _LINUX else (_scan_psutil(self._session_id, self._marker), False)
+
+    def _scan_proc(self) -> tuple[list[Member], bool]:
+        # Newest first: a child that is forked while we look comes after the parent that we then kill.
+        found = []
+        missed = False
+        for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit()), reverse=True):
+            member, ended = self._examine(pid)
+            missed |= ended
+            if member is not None:
+                found.append(member)
+        if missed and not found:
+            found = self._chase()
+        return found, missed
+
+    def _chase(self) -> list[Member]:
+        """Those who fork and end are never there for as long as a scan takes. So for a while only the newest process
+        of all is looked at; their group, once known, is killed as a whole."""
+        seen = 0
+        for _ in range(_CHASE):
+            newest = _newest_pid()
+            if newest == seen:
+                break  # nobody forks
+            seen = newest
+            member, _ = self._examine(newest)
+            if member is not None:
+                return [member]
+        return []
+
+    def _examine(self, pid: int) -> tuple[Member | None, bool]:
+        """The process as a member, and whether it has ended under our eyes, so that nobody can tell."""
         try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                # The name in parentheses may hold anything; the fields follow its last parenthesis.
-                fields = file.read().rpartition(b")")[2].split()
-            # A process whose first thread has ended looks like a zombie while its other threads run on.
-            if fields[0] in (b"Z", b"X") and int(fields[17]) <= 1:
-                continue
-            if int(fields[3]) == session_id or needle in _environment(pid):
-                found.append(Member(pid, int(fields[2])))
+            fields = _status(pid)
+            name = pid, fields[_STARTED]
+            if _is_over(fields):
+                is_news = name not in self._ended
+                self._ended.add(name)
+                return None, is_news
+            # What is ending has no environment any more, but may still hold files: who was found stays one of them.
+            if int(fields[_SESSION]) != self._session_id and name not in self._found:
+                if int(fields[_FLAGS]) & _IS_OF_THE_SYSTEM:
+                    return None, False
+                environment = _environment(pid)
+                if not environment.strip(b"\0"):
+                    return None, not _has_no_environment(_status(pid))
+                if self._needle not in environment:
+                    return None, False
+            self._found.add(name)
+            return Member(pid, int(fields[_GROUP])), False
         except (FileNotFoundError, ProcessLookupError):
-            missed = True
+            return None, True
         except (OSError, IndexError, ValueError):
-            continue
-    return found, missed
+            return None, False
+
+
+def _newest_pid() -> int:
+    with open("/proc/loadavg", "rb") as file:
+        return int(file.read().split()[-1])
+
+
+def _status(pid: int) -> list[bytes]:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The name in parentheses may hold anything; the fields follow its last parenthesis.
+        return file.read().rpartition(b")")[2].split()
+
+
+def _is_over(fields: list[bytes]) -> bool:
+    # A process whose first thread has ended looks like a zombie while its other threads run on.
+    return fields[_STATE] in (b"Z", b"X") and int(fields[_THREADS]) <= 1
+
+
+def _has_no_environment(fields: list[bytes]) -> bool:
+    """Whether it was started with an empty one, and is neither ending nor about to become another program."""
+    return fields[_ENVIRONMENT_BEGINS] == fields[_ENVIRONMENT_ENDS] != b"0"
 
 
 def _environment(pid: int) -> bytes:
