@@ -37,6 +37,8 @@ _SYSTEM = ("/usr", "/etc", "/opt", "/bin", "/sbin", "/lib", "/lib32", "/lib64", 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 _START_SECONDS = 20.0
 _SILENCE_SECONDS = 2.0
+_STOP_SECONDS = 10.0
+_STOP_STEP = 0.0005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,14 +177,14 @@ class WallProcess:
         return await asyncio.shield(self._ended)
 
     def terminate(self) -> None:
-        """Ends it and everything behind it, and does not wait."""
-        if not self.is_over:
-            for pidfd in self._kill_all():
-                os.close(pidfd)
+        """Ends it and everything behind it, and does not wait. Only once the wall stands."""
+        for pidfd in self._kill_all():
+            os.close(pidfd)
 
     async def kill(self) -> None:
         """Ends it and everything behind it, and waits for that."""
         if not self.is_over:
+            await self._stop()
             below = self._kill_all()
             try:
                 await self.ended()
@@ -195,12 +197,24 @@ class WallProcess:
         await asyncio.wait([self._silent], timeout=_SILENCE_SECONDS)
         self._close_stderr()
 
+    async def _stop(self) -> None:
+        """Has bubblewrap start nothing any more. A stop takes effect when the system call under way is over, which may
+        be the one that makes a child."""
+        signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)  # Popen would reap it, should it have ended
+        deadline = self._loop.time() + _STOP_SECONDS
+        while not (self.is_over or _is_stopped(self.pid)):
+            if self._loop.time() > deadline:
+                log.warning("bubblewrap, pid %d, does not stop; what it starts now may stay", self.pid)
+                return
+            await asyncio.sleep(_STOP_STEP)
+
     def _kill_all(self) -> list[int]:
         """Bubblewrap's pid 1 dies with it, and all behind it with that: but not before it has come so far as to ask
-        for that. So what there is below is killed by name as well, while bubblewrap makes no more of it.
+        for that. So what there is below is killed by name as well.
 
         Returns descriptors of the processes below, that the caller closes."""
-        self._process.send_signal(signal.SIGSTOP)
+        if self.is_over:
+            return []
         below = warden.descendants(self.pid, warden.parents())
         watched = [pidfd for pid in below if (pidfd := _pidfd(pid)) is not None]
         for pid in (*below, self.pid):
@@ -457,6 +471,11 @@ class SeparateWalls:
     async def _forget(self, process: WallProcess) -> None:
         await process.ended()
         self._processes.discard(process)
+
+
+def _is_stopped(child: int) -> bool:
+    """Whether it is stopped, or has ended; does not wait."""
+    return os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def _pidfd(pid: int) -> int | None:
