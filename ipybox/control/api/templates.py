@@ -87,8 +87,8 @@ async def update(
 ) -> TemplateAnswer:
     """Change a template. Sessions that are there keep what they have."""
     act(request, "template.update", template_id, fields=sorted(body.model_fields_set))
-    old = await plane.templates.get(template_id)
-    return TemplateAnswer.of(await plane.templates.update(principal, template_id, _changes(body, old)))
+    changed = await plane.templates.update(principal, template_id, lambda old: _changes(body, old))
+    return TemplateAnswer.of(changed)
 
 
 @router.delete("/{template_id}", responses=problems(404, 409), operation_id="delete_template")

@@ -67,7 +67,7 @@ async def update(request: Request, visitor: TemplateMaker, template_id: str, for
     try:
         new = _record(form, old.id, visitor)
         changes: dict[str, Any] = {name: getattr(new, name) for name in _CHANGED}
-        await plane.templates.update(visitor.principal, old.id, changes)
+        await plane.templates.update(visitor.principal, old.id, lambda _: changes)
     except Refused as error:
         status, problem = told(error)
         return await _template_page(request, visitor, old.id, form=form, status=status, problem=problem)

@@ -27,6 +27,7 @@ from ipybox.control.service.ids import now
 from ipybox.control.service.recovery import Found, Recovery
 from ipybox.control.service.sessions import Sessions
 from ipybox.control.service.state_directory import StateDirectory
+from ipybox.control.service.template_packages import TemplatePackages
 from ipybox.control.service.templates import Templates
 from ipybox.control.settings import ServerSettings
 from ipybox.control.storage.copies import Copies
@@ -102,7 +103,8 @@ class ControlPlane:
                     on_denied=self.metrics.denied_hosts.inc,
                 )
             )
-            self.templates = Templates(self.db, self.host, state.packages)
+            packages = TemplatePackages(self.db, self.host, state.packages, state.node)
+            self.templates = Templates(self.db, self.host, packages)
             self._stack.push_async_callback(self.templates.close)
             self.sessions = Sessions(
                 settings, self.db, self.host, self.workspaces, self.templates, self.metrics, state.node, tracing
@@ -112,7 +114,7 @@ class ControlPlane:
             self.sessions.dependents = self.executions
             self._stack.push_async_callback(self._drain)
             self.files = Files(settings, self.sessions, self.workspaces)
-            self.recovery = Recovery(self.db, self.sessions, self.executions, self.workspaces)
+            self.recovery = Recovery(self.db, self.sessions, self.executions, self.workspaces, packages)
             await self.templates.open(settings.warm)
             await self.recovery.run()
             self._stack.push_async_callback(self._stop_tasks)

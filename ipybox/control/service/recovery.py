@@ -14,6 +14,7 @@ from ipybox.control.records import Execution, Session
 from ipybox.control.service.executions import Executions
 from ipybox.control.service.ids import now
 from ipybox.control.service.sessions import ALIVE, Sessions
+from ipybox.control.service.template_packages import TemplatePackages
 from ipybox.control.states import ExecutionStatus, InstallStatus, Reason, SessionMode, SessionStatus
 from ipybox.control.storage.workspaces import Workspaces
 
@@ -38,8 +39,16 @@ class Found:
 class Recovery:
     """Gives every session and every execution a true state."""
 
-    def __init__(self, db: Database, sessions: Sessions, executions: Executions, workspaces: Workspaces) -> None:
-        self._db, self._sessions, self._executions, self._workspaces = db, sessions, executions, workspaces
+    def __init__(
+        self,
+        db: Database,
+        sessions: Sessions,
+        executions: Executions,
+        workspaces: Workspaces,
+        packages: TemplatePackages,
+    ) -> None:
+        self._db, self._sessions, self._executions = db, sessions, executions
+        self._workspaces, self._packages = workspaces, packages
         self._turn = asyncio.Lock()
 
     async def run(self) -> Found:
@@ -63,6 +72,7 @@ class Recovery:
                         await self._recover(session, of_session.pop(session.id, []), found)
         await self._of_others(of_session, found)
         await self.remove_orphans(found)
+        await self._remove_packages()
         log.info("compared the database with what runs", extra={n: len(v) for n, v in asdict(found).items()})
         return found
 
@@ -153,3 +163,9 @@ class Recovery:
                     log.warning("files without a session stay", extra={"session_id": name, "reason": str(error)})
                 else:
                     found.removed.append(name)
+
+    async def _remove_packages(self) -> None:
+        try:
+            await self._packages.remove_unneeded()
+        except OSError as error:  # it is tried again
+            log.warning("packages that nobody uses stay", extra={"reason": str(error)})

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import platform
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from ipybox.control.access.scopes import Principal
@@ -27,6 +25,7 @@ from ipybox.control.records import Page, ResourceLimits, Template
 from ipybox.control.runtime.host import SessionHost, WarmSpec
 from ipybox.control.service.bounds import check_network
 from ipybox.control.service.ids import now
+from ipybox.control.service.template_packages import TemplatePackages
 from ipybox.errors import IpyboxError
 
 log = logging.getLogger("ipybox.control")
@@ -36,7 +35,6 @@ BUILT_IN = "python"
 SYSTEM = "system"
 """Whose it is."""
 _LANGUAGES = {"nodejs": "node", "java": "java", "go": "go"}
-_INSTALL_SECONDS = 900.0
 
 
 class Templates:
@@ -45,12 +43,11 @@ class Templates:
     Args:
         db: Where they are kept.
         host: Where their sessions run.
-        packages: Directory for their packages.
+        packages: Their packages.
     """
 
-    def __init__(self, db: Database, host: SessionHost, packages: Path) -> None:
+    def __init__(self, db: Database, host: SessionHost, packages: TemplatePackages) -> None:
         self._db, self._host, self._packages = db, host, packages
-        self._installing: dict[str, asyncio.Lock] = {}
         self._warm: dict[str, WarmSpec] = {}
         self._newest: dict[str, Template] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -107,11 +104,20 @@ class Templates:
         """Some of them, oldest first."""
         return await self._db.templates.list(limit=limit, offset=offset)
 
-    async def update(self, principal: Principal, template_id: str, changes: dict[str, Any]) -> Template:
-        """Changes one; sessions that are there keep what they have."""
+    async def update(
+        self, principal: Principal, template_id: str, changes: Callable[[Template], dict[str, Any]]
+    ) -> Template:
+        """Changes one; sessions that are there keep what they have.
+
+        Args:
+            principal: Who asks for it.
+            template_id: Which.
+            changes: Given the template as it is, its fields that become other ones. Called again when somebody else
+                was faster.
+        """
         while True:
             old = await self._mine(principal, template_id)
-            new = replace(old, **changes, updated_at=max(now(), old.updated_at + timedelta(microseconds=1)))
+            new = replace(old, **changes(old), updated_at=max(now(), old.updated_at + timedelta(microseconds=1)))
             check_network(principal, new.network)
             _check_preload(principal, new)
             if await self._db.templates.update(new, was=old.updated_at):
@@ -139,7 +145,7 @@ class Templates:
             limits=template.limits,
             network=template.network,
             preload=template.preload,
-            packages_dir=await self._installed(template) if template.packages else None,
+            packages_dir=await self._packages.installed(template),
         )
 
     def is_warm(self, template_id: str) -> bool:
@@ -181,25 +187,6 @@ class Templates:
         if template.owner != principal.owner and not principal.sees_all:
             raise ForbiddenError(f"the template {template_id!r} belongs to somebody else")
         return template
-
-    async def _installed(self, template: Template) -> Path:
-        said = [asdict(each) for each in template.packages], template.package_index_url, platform.python_version()
-        name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
-        place = self._packages / name
-        async with self._installing.setdefault(name, asyncio.Lock()):
-            done = place / ".complete"
-            if not await asyncio.to_thread(done.exists):
-                await asyncio.to_thread(shutil.rmtree, place, True)
-                await asyncio.to_thread(place.mkdir, mode=0o755, parents=True)
-                await self._host.install(
-                    template.packages,
-                    into=place,
-                    index_url=template.package_index_url,
-                    limits=template.limits,
-                    timeout=_INSTALL_SECONDS,
-                )
-                await asyncio.to_thread(done.touch)
-        return place
 
 
 def _check_preload(principal: Principal, template: Template) -> None:

@@ -17,13 +17,19 @@ IMPORT = "import ipybox_testing_wheel\ndef handler(event): return ipybox_testing
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the server of :func:`packages`."""
+    return tmp_path_factory.mktemp("packages") / "state"
+
+
+@pytest.fixture(scope="module")
+def packages(state: Path) -> Iterator[Api]:
     """A client of a server whose packages come from an index of the test."""
-    directory = tmp_path_factory.mktemp("packages")
+    directory = state.parent
     wheels = [wheel(directory / "wheels"), wheel(directory / "wheels", OTHER, "2.0")]
     with index(directory, *wheels) as (port, _):
         url = f"http://127.0.0.1:{port}/simple"
-        with Server(directory / "state", console=False, package_index=url) as server:
+        with Server(state, console=False, package_index=url) as server:
             yield server.api()
 
 
@@ -148,3 +154,27 @@ def test_an_installation_of_nothing_or_in_nothing_is_refused(api: Api, session: 
     assert api.post(url, json={"dependencies": []}).status_code == 422
     assert api.post(url, json={"dependencies": [{"name": f"x{n}"} for n in range(51)]}).status_code == 422
     assert api.post("/sessions/none/dependencies/install", json={"dependencies": [{"name": "x"}]}).status_code == 404
+
+
+def test_packages_of_a_template_are_there_as_long_as_somebody_uses_them(packages: Api, state: Path) -> None:
+    body: dict[str, Any] = {"id": "packed", "name": "packed", "image_url": "-", "runtime_type": "python3.11"}
+    body |= {"packages": [{"name": NAME, "version": "==1.0"}]}
+
+    def kept() -> set[str]:
+        assert packages.post("/health/sync").status_code == 200
+        return {each.name for each in (state / "sandboxes" / "templates").iterdir()}
+
+    others = kept()
+    for _ in range(2):  # what was removed can be had again
+        assert packages.post("/templates", json=body).status_code == 201
+        session_id = packages.running_session("packed")
+        assert packages.run(session_id, IMPORT)["return_value"] == 42
+        mine = kept() - others
+        assert len(mine) == 1
+        assert packages.put("/templates/packed", json={"packages": []}).json()["packages"] == []
+        assert kept() - others == mine
+        assert packages.delete("/templates/packed").status_code == 200
+        assert kept() - others == mine
+        assert packages.run(session_id, IMPORT)["return_value"] == 42
+        assert packages.delete(f"/sessions/{session_id}").status_code == 204
+        assert kept() == others

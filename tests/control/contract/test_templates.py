@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -101,6 +102,17 @@ def test_each_field_can_be_changed_by_itself(api: Api, template_id: str, change:
     assert after == {**before, **change, "updated_at": after["updated_at"]}
     assert after["updated_at"] > before["updated_at"]
     assert api.get(f"/templates/{template_id}").json() == after
+
+
+def test_changes_that_are_made_at_once_are_all_kept(api: Api, template_id: str) -> None:
+    fields = {"default_memory_mb": 200, "default_disk_mb": 300, "max_processes": 40, "default_timeout": 100}
+    for step in range(10):
+        bodies = [{name: value + step} for name, value in fields.items()]
+        with ThreadPoolExecutor(len(bodies)) as pool:
+            answers = list(pool.map(lambda body: api.put(f"/templates/{template_id}", json=body), bodies))
+        assert [each.status_code for each in answers] == [200] * len(bodies)
+        found = api.get(f"/templates/{template_id}").json()
+        assert {name: found[name] for name in fields} == {name: value + step for name, value in fields.items()}
 
 
 @pytest.mark.parametrize(
