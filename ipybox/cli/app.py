@@ -12,6 +12,7 @@ from ipybox import __version__
 from ipybox.cli.keys_app import keys_app
 from ipybox.cli.server_options import with_server_options
 from ipybox.cli.session_app import session_app
+from ipybox.cli.template_app import template_app
 
 app = typer.Typer(
     name="ipybox",
@@ -22,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(session_app, name="session")
+app.add_typer(template_app, name="template")
 app.add_typer(keys_app, name="keys")
 
 

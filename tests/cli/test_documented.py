@@ -13,7 +13,7 @@ from ipybox.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")]
-GROUPS = ("session", "keys")
+GROUPS = ("session", "template", "keys")
 
 
 def _commands() -> list[str]:

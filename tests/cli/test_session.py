@@ -1,4 +1,4 @@
-"""``ipybox session`` and ``ipybox keys`` as people type them, against a real server."""
+"""``ipybox session``, ``ipybox template`` and ``ipybox keys`` as people type them, against a real server."""
 
 from __future__ import annotations
 
@@ -219,9 +219,42 @@ def test_keys_are_made_listed_rotated_and_revoked_and_shown_once(typed: Typed) -
     assert secret not in out + err
 
 
+def test_a_template_is_made_used_changed_emptied_and_deleted(typed: Typed) -> None:
+    made = ("template", "create", "mine", "--memory", "256Mi", "--disk", "1Gi", "--processes", "64", "--env", "A=b")
+    assert typed(*made, "--preload", "json", "--allow", "example.org", "--timeout", "100") == (0, "mine\n", "")
+    found = typed.json("template", "show", "mine")
+    assert (found["name"], found["default_memory_mb"], found["default_disk_mb"]) == ("mine", 256, 1024)
+    assert (found["max_processes"], found["default_timeout"], found["preload"]) == (64, 100, ["json"])
+    assert found["network"]["allowed_domains"] == ["example.org"]
+    shown = typed("template", "show", "mine")[1]
+    assert all(text in shown for text in ("memory 256Mi", "example.org", "json", "A=b"))
+    assert "mine\tmine\t" in typed("template", "list")[1]
+    assert [each["id"] for each in typed.json("template", "list")] == ["python", "mine"]
+
+    denied = typed.json("template", "update", "mine", "--deny", "a.example.org")["network"]
+    assert denied == {"allowed_domains": ["example.org"], "denied_domains": ["a.example.org"]}
+    denied = typed.json("template", "update", "mine", "--allow", "*.example.org")["network"]
+    assert denied == {"allowed_domains": ["*.example.org"], "denied_domains": ["a.example.org"]}
+
+    session = typed("session", "create", "mine")[1].strip()
+    assert typed("session", "exec", session, "--", "sh", "-c", "echo $A") == (0, "b\n", "")
+    assert typed("session", "delete", session)[0] == 0
+
+    changed = typed.json("template", "update", "mine", "--name", "other", "--clear", "network", "--clear", "env")
+    assert (changed["name"], changed["network"]["allowed_domains"], changed["default_env_vars"]) == ("other", [], {})
+    assert (changed["preload"], changed["default_memory_mb"]) == (["json"], 256)
+    code, _, err = typed("template", "delete", "python", "mine", "mine")
+    assert (code, err.count("409"), err.count("404")) == (125, 1, 1)
+    assert [each["id"] for each in typed.json("template", "list")] == ["python"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["template", "create", "a b"], "must begin with a letter or digit"),
+        (["template", "create", "a", "--memory", "1GB"], "--memory must be an integer and Mi or Gi"),
+        (["template", "create", "a", "--env", "A"], "--env wants NAME=VALUE"),
+        (["template", "update", "python", "--clear", "name"], "--clear wants one of env, preload"),
         (["session", "create", "--env", "A"], "--env wants NAME=VALUE"),
         (["session", "create", "--tag", "A"], "--tag wants NAME=VALUE"),
         (["session", "run", "s", "/does/not/exist"], "No such file"),
