@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from typing import Any
 
@@ -101,7 +102,9 @@ PIDS = [
 def forks(state: str, pids: str) -> list[dict[str, Any]]:
     """What several forks of one Python say."""
     command = [sys.executable, "-c", SCRIPT, state, pids]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as place:  # they leave theirs behind
+        env = {**os.environ, "TMPDIR": place}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if "assert ctypes" in done.stderr:
         pytest.skip("no pid namespace here")
     assert done.returncode == 0, done.stderr
