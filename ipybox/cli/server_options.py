@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from dataclasses import Field, fields
 from typing import Any
 
 import typer
 
+from ipybox.cli.extra_options import Command, with_options
 from ipybox.control.settings import ServerSettings
-
-Command = Callable[..., None]
 
 
 def with_server_options(command: Command) -> Command:
     """Gives a command that takes ``**flags`` an option for each setting; those that are not given are None."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    options = [_option(each) for each in fields(ServerSettings)]
-    # What typer looks at. The command itself stays as it is.
-    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    command.__annotations__ = {each.name: each.annotation for each in (*own, *options)}
-    return command
+    return with_options(command, (_option(each) for each in fields(ServerSettings)))
 
 
 def _option(field: Field[Any]) -> inspect.Parameter:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from ipybox.cli.env import parse_env
 from ipybox.cli.server_calls import OURSELVES, complain, say, say_json, show_table, time_text
 from ipybox.control.client.client import AsyncControlClient
 from ipybox.control.client.models import NetworkRules, TemplateInfo
@@ -20,57 +23,61 @@ _CLEARED: dict[str, TemplateOptions] = {
 }
 
 
-def mebibytes(size: str | None, option: str) -> int | None:
-    """A size such as 512Mi or 1Gi in MiB, as templates have it; raises ``ValueError``."""
-    if size is None:
-        return None
-    found = _SIZE.fullmatch(size)
-    if found is None:
-        raise ValueError(f"{option} must be an integer and Mi or Gi, such as 512Mi, got {size!r}")
-    return int(found[1]) * (1024 if found[2] == "Gi" else 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateRequest:
+    """What a template is to be, as it was typed. ``allow`` and ``deny`` are hosts."""
+
+    options: TemplateOptions
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, typed: Mapping[str, Any], clear: Sequence[str] = ()) -> TemplateRequest:
+        """Raises ``ValueError`` when it makes no sense."""
+        given: TemplateOptions = {
+            "name": typed["name"],
+            "runtime_type": typed["runtime"],
+            "default_cpu_cores": typed["cpu"],
+            "default_memory_mb": _mebibytes(typed["memory"], "--memory"),
+            "default_disk_mb": _mebibytes(typed["disk"], "--disk"),
+            "max_processes": typed["processes"],
+            "default_timeout": typed["timeout"],
+            "default_env_vars": parse_env(typed["env"] or []) or None,
+            "preload": typed["preload"] or None,
+            "packages": typed["package"] or None,
+            "package_index_url": typed["index"],
+            "warm": typed["warm"],
+        }
+        options: TemplateOptions = {}
+        for name in clear:
+            if name not in _CLEARED:
+                raise ValueError(f"--clear wants one of {', '.join(_CLEARED)}, got {name!r}")
+            options |= _CLEARED[name]
+        for field, value in given.items():
+            if value is not None:
+                options[field] = value  # type: ignore[literal-required]
+        return cls(options=options, allow=tuple(typed["allow"] or ()), deny=tuple(typed["deny"] or ()))
+
+    def network(self, old: NetworkRules) -> NetworkRules:
+        """Who says which hosts are allowed does not take back which are denied, nor the other way."""
+        return NetworkRules(
+            allowed_domains=self.allow or old.allowed_domains, denied_domains=self.deny or old.denied_domains
+        )
 
 
-def cleared(names: Sequence[str]) -> TemplateOptions:
-    """What makes these fields empty; raises ``ValueError`` for one that can't be."""
-    options: TemplateOptions = {}
-    for name in names:
-        if name not in _CLEARED:
-            raise ValueError(f"--clear wants one of {', '.join(_CLEARED)}, got {name!r}")
-        options |= _CLEARED[name]
-    return options
-
-
-async def create(
-    client: AsyncControlClient,
-    id: str,
-    options: TemplateOptions,
-    allow: Sequence[str] | None,
-    deny: Sequence[str] | None,
-    *,
-    as_json: bool,
-) -> None:
+async def create(client: AsyncControlClient, id: str, request: TemplateRequest, *, as_json: bool) -> None:
     """Makes a template."""
-    options["network"] = NetworkRules(allowed_domains=tuple(allow or ()), denied_domains=tuple(deny or ()))
+    options = request.options | {"network": request.network(NetworkRules())}
     _tell(await client.templates.create(id, **options), as_json)
 
 
-async def update(
-    client: AsyncControlClient,
-    id: str,
-    options: TemplateOptions,
-    allow: Sequence[str] | None,
-    deny: Sequence[str] | None,
-    *,
-    as_json: bool,
-) -> None:
-    """Changes a template. Who says which hosts are allowed does not take back which are denied, nor the other way."""
-    if allow or deny:
-        old = NetworkRules()
-        if "network" not in options and not (allow and deny):
-            old = (await client.templates.get(id)).network
-        options["network"] = NetworkRules(
-            allowed_domains=tuple(allow or old.allowed_domains), denied_domains=tuple(deny or old.denied_domains)
-        )
+async def update(client: AsyncControlClient, id: str, request: TemplateRequest, *, as_json: bool) -> None:
+    """Changes a template."""
+    options = request.options
+    if request.allow or request.deny:
+        is_new = "network" in options or (request.allow and request.deny)
+        old = NetworkRules() if is_new else (await client.templates.get(id)).network
+        options = options | {"network": request.network(old)}
     _tell(await client.templates.update(id, **options), as_json)
 
 
@@ -136,6 +143,16 @@ async def delete(client: AsyncControlClient, ids: Sequence[str]) -> int:
                 raise
             code = complain(f"{each}: {error}", OURSELVES)
     return code
+
+
+def _mebibytes(size: str | None, option: str) -> int | None:
+    """A size such as 512Mi or 1Gi, as templates have it."""
+    if size is None:
+        return None
+    found = _SIZE.fullmatch(size)
+    if found is None:
+        raise ValueError(f"{option} must be an integer and Mi or Gi, such as 512Mi, got {size!r}")
+    return int(found[1]) * (1024 if found[2] == "Gi" else 1)
 
 
 def _tell(template: TemplateInfo, as_json: bool) -> None:
