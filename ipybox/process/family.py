@@ -24,16 +24,10 @@ _QUIET_SCANS = 5
 _WORTH_WHEN_MISSED = 0.1
 """What such a scan is worth when a process went away under it, which may have been one of the family."""
 _CHASE = 300
-_STATE, _GROUP, _SESSION, _FLAGS, _THREADS, _STARTED, _ENVIRONMENT_BEGINS, _ENVIRONMENT_ENDS = (
-    0,
-    2,
-    3,
-    6,
-    17,
-    19,
-    47,
-    48,
-)
+"""How many processes are looked at in a chase, each newer than the one before."""
+_STATE, _GROUP, _SESSION = 0, 2, 3
+_FLAGS, _THREADS, _STARTED = 6, 17, 19
+_ENVIRONMENT_BEGINS, _ENVIRONMENT_ENDS = 47, 48
 """Where ``/proc/PID/stat`` has what, counted from behind the name (proc(5) counts from 1, and that is its second)."""
 _IS_OF_THE_SYSTEM = 0x00200000
 """A thread of the kernel itself (``PF_KTHREAD``), which never had an environment."""
@@ -161,8 +155,12 @@ class _Look:
 
 
 def _newest_pid() -> int:
-    with open("/proc/loadavg", "rb") as file:
-        return int(file.read().split()[-1])
+    """The process that was made last; 0 where that is not told."""
+    try:
+        with open("/proc/loadavg", "rb") as file:
+            return int(file.read().split()[-1])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _status(pid: int) -> list[bytes]:
