@@ -7,14 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from ipybox.control.db.rows import bounded, record_of, values_of
+from ipybox.control.db.rows import bounded, in_parts, record_of, values_of
 from ipybox.control.db.tables import execution_events, executions
 from ipybox.control.db.transactions import Transactions
 from ipybox.control.errors import ConflictError, RecordNotFoundError
 from ipybox.control.json_text import plain
 from ipybox.control.records import ExecutionEvent
 
-_AT_ONCE = 500  # variables in one statement; SQLite takes some thousands
 _STREAMS = ("stdout", "stderr")
 
 
@@ -62,9 +61,7 @@ class Events:
         parts: dict[str, tuple[list[str], list[str]]] = {id: ([], []) for id in execution_ids}
 
         def work(connection: Connection) -> None:
-            wanted = list(parts)
-            for begin in range(0, len(wanted), _AT_ONCE):
-                ids = wanted[begin : begin + _AT_ONCE]
+            for ids in in_parts(list(parts)):
                 statement = (
                     select(execution_events.c.execution_id, execution_events.c.kind, execution_events.c.data)
                     .where(execution_events.c.execution_id.in_(ids), execution_events.c.kind.in_(_STREAMS))

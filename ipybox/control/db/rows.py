@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ T = TypeVar("T")
 LISTED = 100_000
 """Characters of the largest value that is read for a list: all of them in memory could be more than there is."""
 _MOST = 2**31 - 2  # PostgreSQL takes no larger ones here
+_NAMED_AT_ONCE = 500  # SQLite takes some thousands
 
 
 def values_of(record: Any, *, without: Collection[str] = ()) -> dict[str, Any]:
@@ -39,6 +40,12 @@ def checked_fields(kind: type[Any], changes: dict[str, Any], *, fixed: Collectio
 def bounded(number: int) -> int:
     """A limit, an offset or a number of an event, of which requests may ask for any."""
     return max(0, min(number, _MOST))
+
+
+def in_parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many values at a time as one statement may name."""
+    for begin in range(0, len(values), _NAMED_AT_ONCE):
+        yield values[begin : begin + _NAMED_AT_ONCE]
 
 
 def short(column: Column[Any]) -> ColumnElement[Any]:

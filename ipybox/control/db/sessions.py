@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from ipybox.control.db.rows import checked_fields, newest_first, record_of, short, values_of
+from ipybox.control.db.rows import checked_fields, in_parts, newest_first, record_of, short, values_of
 from ipybox.control.db.tables import session_tags, sessions
 from ipybox.control.db.transactions import Transactions, lock
 from ipybox.control.errors import ConflictError, NoCapacityError, QuotaExceededError, RecordNotFoundError
@@ -21,7 +21,6 @@ from ipybox.control.states import SESSION_STEPS, InstallStatus, SessionMode, Ses
 ALIVE = tuple(status for status in SessionStatus if not status.is_final)
 FINAL = tuple(status for status in SessionStatus if status.is_final)
 _FIXED = ("id", "owner", "created_at")
-_AT_ONCE = 500  # variables in one statement; SQLite takes some thousands
 _listed = select(*(short(each) if each.name == "event" else each for each in sessions.c))
 
 
@@ -97,9 +96,8 @@ class Sessions:
 
         def work(connection: Connection) -> frozenset[str]:
             found: set[str] = set()
-            for begin in range(0, len(wanted), _AT_ONCE):
-                some = sessions.c.id.in_(wanted[begin : begin + _AT_ONCE])
-                found.update(connection.execute(select(sessions.c.id).where(some)).scalars())
+            for some in in_parts(wanted):
+                found.update(connection.execute(select(sessions.c.id).where(sessions.c.id.in_(some))).scalars())
             return frozenset(found)
 
         return await self._transactions.read(work)
