@@ -17,7 +17,7 @@ from ipybox.command.engine import Engine, ask, bind_mount
 from ipybox.command.environment import command_environment
 from ipybox.command.policy import MEBIBYTE, ExecutionPolicy
 from ipybox.command.result import NOT_EXECUTABLE, ExecResult
-from ipybox.command.workspace import make_workspace, remove_workspace
+from ipybox.command.workspace import make_workspace, new_workspace, remove_workspace
 from ipybox.errors import PolicyError, PolicyNotEnforcedError, ProgramStartError
 from ipybox.sandbox.confine import mount_points
 from ipybox.sandbox.path_patterns import is_below
@@ -98,12 +98,16 @@ class ContainerDriver(CommandDriver):
         mounts = [*_mounts(self.policy)]
         engine = await self._asked()
         client, passed = _handed_over(self._environment())
-        workspace = make_workspace(self.policy.base_dir)
+        workspace = new_workspace(self.policy.base_dir)
         name = f"ipybox-{os.path.basename(workspace).rpartition('-')[2]}"
         process: EnclosedProcess | None = None
-        try:
+
+        def prepare() -> None:
+            make_workspace(workspace)
             if os.geteuid() == 0:
                 os.chown(workspace, _NOBODY, _NOBODY)
+
+        try:
             command = [self._binary, *self._global_options(), "run", "--rm", "--name", name]
             command += [*self._options(engine), "--mount", bind_mount(workspace, WORK), "-w", WORK, *mounts, *passed]
             if stat.S_ISFIFO(os.fstat(stdio[0]).st_mode):
@@ -111,7 +115,7 @@ class ContainerDriver(CommandDriver):
             # What comes after the image is the command's, whatever it looks like.
             command += ["--entrypoint=", "--", self.image, *argv]
             undo = [*_REPEATED, self._binary, *self._global_options(), "rm", "--force", name]
-            process = EnclosedProcess(command, env=client, workspace=workspace, stdio=stdio, undo=undo)
+            process = EnclosedProcess(command, env=client, workspace=workspace, prepare=prepare, stdio=stdio, undo=undo)
             await process.started()
         except OSError as error:
             remove_workspace(workspace)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ipybox.command.host_process import HostProcess
 from ipybox.command.result import SIGNALLED
@@ -17,6 +17,7 @@ class EnclosedProcess(HostProcess):
 
     Args:
         workspace: The work directory; removed when all of it is gone, also when this process was killed.
+        prepare: Makes the work directory.
         memory: Bytes that the program and the command may use; None where something else sees to that.
         undo: A command that ends what is not below the program.
     """
@@ -27,11 +28,14 @@ class EnclosedProcess(HostProcess):
         *,
         env: Mapping[str, str],
         workspace: str,
+        prepare: Callable[[], None],
         stdio: tuple[int, int, int],
         memory: int | None = None,
         undo: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(argv, env=env, cwd=workspace, stdio=stdio, memory=memory, remove=workspace, undo=undo)
+        super().__init__(
+            argv, env=env, cwd=workspace, stdio=stdio, memory=memory, remove=workspace, prepare=prepare, undo=undo
+        )
         self._workspace = workspace
 
     async def ended(self) -> ExitStatus:

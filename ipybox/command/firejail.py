@@ -23,7 +23,7 @@ from ipybox.command.driver import CommandDriver, Field
 from ipybox.command.enclosed_process import EnclosedProcess
 from ipybox.command.environment import command_environment
 from ipybox.command.policy import ExecutionPolicy
-from ipybox.command.workspace import make_workspace, remove_workspace
+from ipybox.command.workspace import make_workspace, new_workspace, remove_workspace
 from ipybox.errors import PolicyError, ProgramStartError, SandboxUnavailableError
 from ipybox.process import bootstrap
 from ipybox.process.command import ExecError
@@ -105,7 +105,7 @@ class FirejailDriver(CommandDriver):
 
     async def _start(self, argv: Sequence[str], stdio: tuple[int, int, int]) -> EnclosedProcess:
         shown = _shown(self.policy)
-        workspace = make_workspace(_real(self.policy.base_dir))
+        workspace = new_workspace(_real(self.policy.base_dir))
         process: EnclosedProcess | None = None
         try:
             shown[workspace] = True
@@ -115,6 +115,7 @@ class FirejailDriver(CommandDriver):
                     self._command(workspace, view),
                     env=command_environment({}, inherited=None),
                     workspace=workspace,
+                    prepare=door.open,
                     stdio=(door.null, door.log, door.log),
                     memory=self.policy.memory,
                 )
@@ -265,7 +266,7 @@ def _pattern(path: str) -> str:
     pattern = _NOT_TAKEN.sub("?", path)
     if len(os.fsencode(path)) > _LONGEST_PATH or ".." in path:
         raise PolicyError(path, "firejail takes no path with '..' or of that length")
-    if pattern != path and glob.glob(pattern, include_hidden=True) != [path]:
+    if pattern != path and not set(glob.glob(pattern, include_hidden=True)) <= {path}:
         raise PolicyError(
             path, "firejail takes no path with such characters where another one is so similar", "rename one of them"
         )
@@ -348,6 +349,11 @@ class _Door:
         self.log = os.memfd_create("ipybox-firejail", os.MFD_CLOEXEC)
 
     def __enter__(self) -> _Door:
+        return self
+
+    def open(self) -> None:
+        """Makes the work directory, and waits for somebody in it."""
+        make_workspace(self._workspace)
         directory = os.open(self._workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # By the descriptor, as an address has at most 107 bytes.
@@ -358,7 +364,6 @@ class _Door:
             for path in (self._workspace, self._path):
                 os.chown(path, self._uid, self._uid)
         self._socket.listen(1)
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self._socket.close()

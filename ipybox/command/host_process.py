@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ipybox.command.execution import GRACE_SECONDS
 from ipybox.errors import ProgramStartError
@@ -35,6 +35,7 @@ class HostProcess:
         stdio: tuple[int, int, int],
         memory: int | None,
         remove: str | None = None,
+        prepare: Callable[[], None] | None = None,
         cpu_time: int | None = None,
         undo: Sequence[str] | None = None,
     ) -> None:
@@ -42,7 +43,15 @@ class HostProcess:
         self._excess: ExitStatus | None = None
         self._guard = MemoryGuard()
         self._command = WardedCommand(
-            argv, env=env, cwd=cwd, stdio=stdio, grace=GRACE_SECONDS, remove=remove, cpu_time=cpu_time, undo=undo
+            argv,
+            env=env,
+            cwd=cwd,
+            stdio=stdio,
+            grace=GRACE_SECONDS,
+            remove=remove,
+            prepare=prepare,
+            cpu_time=cpu_time,
+            undo=undo,
         )
 
     async def started(self) -> None:

@@ -12,22 +12,25 @@ from ipybox.process.warden import remove_tree
 log = logging.getLogger("ipybox.command")
 
 
-def make_workspace(base_dir: str) -> str:
-    """A new, empty directory of our own, for nobody else.
+def new_workspace(base_dir: str) -> str:
+    """Where a work directory is to be made: nobody can guess it, and there is nothing yet."""
+    return os.path.join(base_dir, f"sandbox-{secrets.token_hex(12)}")
+
+
+def make_workspace(path: str) -> None:
+    """Makes an empty directory of our own, for nobody else.
 
     Raises:
         ProgramStartError: There can be none; names ``base_dir`` and says why.
     """
-    path = os.path.join(base_dir, f"sandbox-{secrets.token_hex(12)}")
     try:
         os.mkdir(path, 0o700)
         os.chmod(path, 0o700)  # whatever the umask is
     except OSError as error:
         raise ProgramStartError(
-            f"no work directory can be made in base_dir {base_dir}: {error.strerror}; "
+            f"no work directory can be made in base_dir {os.path.dirname(path)}: {error.strerror}; "
             "it must be an existing directory that can be written"
         ) from None
-    return path
 
 
 def remove_workspace(path: str) -> None:

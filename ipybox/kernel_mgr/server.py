@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -277,7 +278,12 @@ class KernelGateway:
             ready_read, ready_write = os.pipe()
             start = self._command(listeners, ready_write, own_fds)
             self._child = ChildProcess(
-                start.argv, env=start.env, pass_fds=start.pass_fds, remove=self._run_dir, on_line=self._log_line
+                start.argv,
+                env=start.env,
+                pass_fds=start.pass_fds,
+                remove=self._run_dir,
+                prepare=partial(os.mkdir, self._run_dir, 0o700),
+                on_line=self._log_line,
             )
             # From here on only the gateway holds its sockets: when it is gone, connections are refused at once.
             os.close(ready_write)
@@ -473,11 +479,11 @@ def _token(value: Any) -> str | None:
 
 
 def _private_directory() -> Path:
-    """A directory for one gateway, with a path short enough for the Unix sockets in it."""
+    """Where to make a directory for one gateway, with a path short enough for the Unix sockets in it."""
     base = tempfile.gettempdir()
     if len(base) > 30 and os.path.isdir(_SHORT_TEMP):
         base = _SHORT_TEMP
-    return Path(os.path.realpath(tempfile.mkdtemp(prefix="ipybox-", dir=base)))
+    return Path(os.path.realpath(base)) / f"ipybox-{secrets.token_hex(6)}"
 
 
 def _import_path() -> dict[str, str]:

@@ -9,14 +9,13 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ipybox.process import warden
+from ipybox.process import warded, warden
 from ipybox.process.descriptors import owner_descriptor
 
 _TAIL_LINES = 40
@@ -32,6 +31,7 @@ class ChildProcess:
         env: Its complete environment.
         pass_fds: Descriptors that it inherits, under the same numbers.
         remove: A directory that is removed when all of it is gone, also when this process was killed.
+        prepare: Called before it is run, and makes that directory; see :func:`ipybox.process.warded.start`.
         on_line: Called with each line that it writes, in a thread of ours.
     """
 
@@ -42,6 +42,7 @@ class ChildProcess:
         env: Mapping[str, str],
         pass_fds: Sequence[int] = (),
         remove: Path | None = None,
+        prepare: Callable[[], None] | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> None:
         self._on_line = on_line
@@ -54,15 +55,15 @@ class ChildProcess:
         if remove is not None:
             options += ["--remove", str(remove)]
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", warden.__file__, *options, "--", *command],
+            self._process = warded.start(
+                options,
+                command,
+                pass_fds=[owner_fd, *pass_fds],
+                prepare=prepare,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 env=dict(env),
-                cwd="/",
-                pass_fds=[owner_fd, *pass_fds],
-                start_new_session=True,
             )
         except BaseException:
             self._close_lifeline()

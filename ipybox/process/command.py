@@ -6,14 +6,12 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ipybox.exit_status import ExitStatus
-from ipybox.process import warden
+from ipybox.process import warded, warden
 from ipybox.process.descriptors import owner_descriptor
 
 _CHUNK = 4096
@@ -35,6 +33,7 @@ class WardedCommand:
         stdio: Its stdin, stdout and stderr, as descriptors that stay the caller's.
         grace: Seconds between being asked to end and being killed.
         remove: A directory that is removed when all of it is gone.
+        prepare: Called before it is run, and makes that directory; see :func:`ipybox.process.warded.start`.
         cpu_time: Seconds of processor time of each of its processes.
         undo: A command that is run when it did not end by itself, for what is not below it.
     """
@@ -48,6 +47,7 @@ class WardedCommand:
         stdio: tuple[int, int, int],
         grace: float,
         remove: str | None = None,
+        prepare: Callable[[], None] | None = None,
         cpu_time: int | None = None,
         undo: Sequence[str] | None = None,
     ) -> None:
@@ -88,15 +88,15 @@ class WardedCommand:
             options["--undo"] = json.dumps(list(undo))
         words = [word for option in options.items() for word in option]
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", warden.__file__, *words, "--", *argv],
+            self._process = warded.start(
+                words,
+                argv,
+                pass_fds=[owner_fd, status_write],
+                prepare=prepare,
                 stdin=stdio[0],
                 stdout=stdio[1],
                 stderr=stdio[2],
                 env=dict(env),
-                cwd="/",
-                pass_fds=[owner_fd, status_write],
-                start_new_session=True,
             )
         except BaseException:
             os.close(status)

@@ -4,7 +4,8 @@ Run as a script, ``python -I -S warden.py --owner-fd N [--grace S] [--remove DIR
 nothing but the standard library, so that it starts in a few milliseconds and stays small. More options are
 ``--status-fd N`` (where it says how the start and the end went, one JSON object a line), ``--session yes`` (the command
 leads a session of its own), ``--cwd DIR``, ``--cpu-time SECONDS`` and ``--undo JSON`` (a command to run when the other
-one did not end by itself), ``--lc-ctype VALUE``. It
+one did not end by itself), ``--lc-ctype VALUE``, ``--go-fd N`` (where the owner says ``+`` when it has made what the
+command needs, and anything else when there is to be none; see ``warded.py``). It
 
 * adopts every orphan below the command (on Linux it is a "child subreaper"), also daemons with a session of their own,
 * watches its owner through a descriptor that becomes readable when the owner is gone: a pidfd, or the read end of a
@@ -260,6 +261,22 @@ def _failure(fd: int) -> dict[str, object]:
     return json.loads(text) if text else {}
 
 
+def _may_begin(go: int, owner: int) -> bool:
+    """Waits for the owner's word, and says whether it is one to begin."""
+    readable, _, _ = select.select([go, owner], [], [])
+    begins = owner not in readable and os.read(go, 1) == b"+"
+    os.close(go)
+    return begins
+
+
+def _remove(path: str | None) -> None:
+    if path is not None:
+        try:
+            remove_tree(path)
+        except OSError:
+            pass  # of another user; the owner says so, if there is one
+
+
 def _undo(command: list[str]) -> None:
     try:
         subprocess.run(
@@ -301,6 +318,9 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda signum, frame: None)
 
+    if "--go-fd" in values and not _may_begin(int(values["--go-fd"]), owner_fd):
+        _remove(values.get("--remove"))
+        return 0
     report = _Report(int(values["--status-fd"]) if "--status-fd" in values else None)
     failed, failure = os.pipe()
     me = os.getpid()
@@ -335,11 +355,7 @@ def main(arguments: list[str]) -> int:
     ended = _end_all(child, grace if status is None else 0.0, wakeup_read, lambda: in_a_hurry)
     if status is None and "--undo" in values:
         _undo(json.loads(values["--undo"]))
-    if "--remove" in values:
-        try:
-            remove_tree(values["--remove"])
-        except OSError:
-            pass  # of another user; the owner says so, if there is one
+    _remove(values.get("--remove"))
     final = status if status is not None else ended
     report.tell(status=final)
     if final is None:

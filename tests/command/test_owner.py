@@ -390,6 +390,29 @@ async def test_guards_that_nobody_needs_go_with_their_owner(tmp_path: Path) -> N
         guardian.close()
 
 
+KILLED_EARLY = """
+import os, signal, sys
+from ipybox.sandbox.placeholder_keeper import KeptPlaceholders
+
+guard = sys.argv[1]
+
+def on_event(event, arguments):
+    if event == "subprocess.Popen" and os.path.exists(guard):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(on_event)
+KeptPlaceholders().make([guard])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_guards_are_never_there_before_somebody_who_removes_them(tmp_path: Path) -> None:
+    guard = tmp_path / "guard"
+    done = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", KILLED_EARLY, str(guard)], timeout=HANG)
+    assert done.returncode == -signal.SIGKILL
+    assert await eventually(lambda: not guard.exists())
+
+
 async def test_what_has_become_a_file_of_the_users_is_never_removed(tmp_path: Path) -> None:
     written, replaced, linked, untouched = [tmp_path / name for name in ("written", "replaced", "linked", "untouched")]
     guardian = Guardian([written, replaced, linked, untouched], waits_for=None)

@@ -12,21 +12,27 @@ from pathlib import Path
 
 import pytest
 
-from ipybox.command.workspace import make_workspace, remove_workspace
+from ipybox.command.workspace import make_workspace, new_workspace, remove_workspace
 from ipybox.errors import ProgramStartError
+
+
+def made_in(base: Path) -> Path:
+    path = new_workspace(str(base))
+    make_workspace(path)
+    return Path(path)
 
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     base = tmp_path / "base"
     base.mkdir()
-    return Path(make_workspace(str(base)))
+    return made_in(base)
 
 
 def test_it_is_new_and_empty_and_nobody_elses(tmp_path: Path) -> None:
     umask = os.umask(0o777)
     try:
-        paths = [Path(make_workspace(str(tmp_path))) for _ in range(2)]
+        paths = [made_in(tmp_path) for _ in range(2)]
     finally:
         os.umask(umask)
     assert paths[0] != paths[1]
@@ -42,7 +48,7 @@ def test_a_base_that_is_not_there_or_no_directory_is_named(tmp_path: Path) -> No
     file.touch()
     for base, reason in ((tmp_path / "gone", "No such file or directory"), (file, "Not a directory")):
         with pytest.raises(ProgramStartError, match=f"base_dir {re.escape(str(base))}: {reason}"):
-            make_workspace(str(base))
+            made_in(base)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; run as a plain user")
@@ -50,7 +56,7 @@ def test_a_base_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(ProgramStartError, match=r"base_dir .*: Permission denied; it must be"):
-            make_workspace(str(tmp_path))
+            made_in(tmp_path)
     finally:
         tmp_path.chmod(0o700)
 

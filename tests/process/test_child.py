@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,58 @@ def test_a_child_that_can_not_be_started_leaves_no_descriptor_behind() -> None:
     with pytest.raises(ValueError):
         ChildProcess(["/bin/true"], env={"A": "\0"})
     assert open_files() == before
+
+
+# ---- what it needs ----------------------------------------------------------------------------------------------
+
+
+def test_what_it_needs_is_made_before_it_runs_and_goes_with_it(start: Start, tmp_path: Path) -> None:
+    place = tmp_path / "private"
+    child = start("print(os.listdir(sys.argv[2]))", str(place), remove=place, prepare=place.mkdir)
+    assert child.wait(PATIENCE) == 0
+    assert child.last_lines() == "[]"
+    assert not place.exists()
+
+
+def test_when_that_can_not_be_made_nothing_runs_and_nothing_is_left(witness: Witness, tmp_path: Path) -> None:
+    place = tmp_path / "private"
+    before = open_files()
+
+    def fail() -> None:
+        place.mkdir()
+        (place / "file").touch()
+        raise KeyError("no more")
+
+    with pytest.raises(KeyError):
+        ChildProcess(witness.program("here()"), env={}, pass_fds=[witness.fd], remove=place, prepare=fail)
+    assert open_files() == before
+    assert not place.exists()
+    witness.left_to_them()
+    assert witness.all_gone(0)
+
+
+HALF_DONE = """
+import os, signal, sys
+from pathlib import Path
+from ipybox.process.child import ChildProcess
+place = Path(sys.argv[1])
+def prepare():
+    place.mkdir()
+    (place / "file").touch()
+    print("made", flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+ChildProcess(["/bin/sleep", "60"], env={}, remove=place, prepare=prepare)
+"""
+
+
+def test_who_is_killed_while_making_it_leaves_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "private"
+    done = subprocess.run([sys.executable, "-c", HALF_DONE, str(place)], stdout=subprocess.PIPE, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"made\n")
+    deadline = time.monotonic() + PATIENCE
+    while place.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not place.exists()
 
 
 # ---- its end ----------------------------------------------------------------------------------------------------
