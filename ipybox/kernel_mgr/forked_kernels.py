@@ -69,10 +69,8 @@ class ForkedKernels:
         """
         try:
             return await self._start(program, fds, kernel_id)
-        except ProgramStartError:
-            if self._process.poll() is None:
-                raise
-        return await self._start(program, fds, kernel_id)  # it ended under our hands, and is started again
+        except _ServerGoneError:
+            return await self._start(program, fds, kernel_id)  # it is started again, unless somebody else did that
 
     async def _start(self, program: Program, fds: Sequence[int], kernel_id: str) -> ForkedChild | None:
         async with self._starting:
@@ -82,6 +80,7 @@ class ForkedKernels:
                 raise ProgramStartError(str(error)) from error
             if self.cold is not None or len(kernel_id) != len(PLACEHOLDER):
                 return None
+            process = self._process
             lead, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             lead.setblocking(False)
             request = memory_file(program.to_json())
@@ -89,7 +88,8 @@ class ForkedKernels:
                 await self._send([request, its.fileno(), *fds])
             except OSError as error:
                 lead.close()
-                raise ProgramStartError(f"the fork-server is gone: {error}") from error
+                kind = _ServerGoneError if await _is_over(process) else ProgramStartError
+                raise kind(f"the fork-server can't be asked: {error}") from error
             except BaseException:
                 lead.close()
                 raise
@@ -100,8 +100,12 @@ class ForkedKernels:
             async with asyncio.timeout(_FORK_SECONDS):
                 return await ForkedChild.take(lead)
         except TimeoutError:
-            self._process.kill()  # it hangs, so nobody gets a kernel from it any more; another one takes its place
+            process.kill()  # it hangs, so nobody gets a kernel from it any more; another one takes its place
             raise ProgramStartError(f"the fork-server did not answer within {_FORK_SECONDS:g} s") from None
+        except ProgramStartError as error:
+            if await _is_over(process):
+                raise _ServerGoneError(error.reason) from None
+            raise
 
     def close(self) -> None:
         """Ends the fork-server, and with it every kernel that it forked."""
@@ -136,7 +140,7 @@ class ForkedKernels:
         if self.cold is not None:
             return
         for _ in range(_ATTEMPTS):
-            if self._process.poll() is not None:
+            if await _is_over(self._process):
                 log.warning("the fork-server ended with %s and is started again", self._process.returncode)
                 self._control.close()
                 self._is_ready = False
@@ -180,6 +184,21 @@ class ForkedKernels:
                 return
             except BlockingIOError:
                 await writable(self._control)
+
+
+class _ServerGoneError(ProgramStartError):
+    """The fork-server ended under our hands."""
+
+
+async def _is_over(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a fork-server has ended. One that is ending has let go of its sockets already, and is waited for."""
+    if process.poll() is None and liveness.is_ending(process.pid):
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            await readable(pidfd)
+        finally:
+            os.close(pidfd)
+    return process.poll() is not None
 
 
 class ForkedChild:

@@ -109,9 +109,10 @@ def serve(control: socket.socket, run: warm.Run | None = None, **facts: Any) -> 
     for unix_sockets, affinity in product((False, True), repeat=2):
         _filter(unix_sockets, affinity)  # made once, and not in each fork
     _mount_points()
-    first = os.pidfd_open(1)  # with it the supervisor can tell when all behind this wall is gone
-    socket.send_fds(control, [json.dumps({"ready": True, **facts}).encode()[:PACKET]], [first])
-    os.close(first)
+    # With the first the supervisor can tell when all behind this wall is gone, and with both that it is about to be.
+    first, ours = os.pidfd_open(1), os.pidfd_open(os.getpid())
+    socket.send_fds(control, [json.dumps({"ready": True, **facts}).encode()[:PACKET]], [first, ours])
+    _close([first, ours])
     while True:
         try:
             packet, fds, _, _ = socket.recv_fds(control, 64, MAX_FDS)
@@ -315,6 +316,16 @@ def _send_listener(lead: socket.socket) -> None:
         socket.send_fds(lead, [b'{"listener": true}'], [listener.fileno()])
 
 
+def _is_abandoned(control: socket.socket) -> bool:
+    """Whether the supervisor is gone already. Bubblewrap ends with it only if it went after that had asked for it."""
+    try:
+        return not control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def _tell(control: socket.socket, **facts: Any) -> None:
     control.send(json.dumps(facts).encode()[:PACKET])
 
@@ -330,6 +341,8 @@ def main(arguments: Sequence[str]) -> None:
     control = socket.socket(fileno=int(arguments[-1]))
     if arguments[0] != "--warm":
         return serve(control)
+    if _is_abandoned(control):
+        return
     with os.fdopen(int(arguments[1]), encoding="utf-8") as file:
         warmth = warm.Warmth.from_json(file.read())
     try:

@@ -44,11 +44,6 @@ class Placeholders:
                 finally:
                     os.close(parent)
 
-    def held(self) -> list[tuple[str, int, int]]:
-        """Path, device and inode of each."""
-        found = ((path, os.fstat(fd)) for path, fd in self._held.items())
-        return [(path, status.st_dev, status.st_ino) for path, status in found]
-
     def outlive(self, pidfd: int) -> None:
         """Says that they are in the way of a process; the descriptor stays the caller's."""
 

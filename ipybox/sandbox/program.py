@@ -153,7 +153,7 @@ class SandboxedProgram:
                 task.add_done_callback(self._tasks.discard)
         elif "started" in facts and len(fds) == 2:
             self._pidfds = fds
-            self.init_pid, self.pid = (_pid(fd) for fd in fds)
+            self.init_pid, self.pid = (liveness.pid_of(fd) for fd in fds)
             self._loop.add_reader(fds[0], self._gone)
             if self._is_abandoned:
                 self.kill()
@@ -190,12 +190,3 @@ class SandboxedProgram:
                 self._lead_ended.set_result(None)
             self._loop.remove_reader(self._lead.fileno())
             self._lead.close()
-
-
-def _pid(pidfd: int) -> int | None:
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("Pid:"):
-                pid = int(line.split()[1])
-                return pid if pid > 0 else None
-    return None

@@ -35,11 +35,21 @@ log = logging.getLogger("ipybox.sandbox")
 
 
 async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
-    """Runs the client and its programs until the client ends; returns its exit code."""
+    """Runs the client and its programs until the client ends; returns its exit code. Raises ``CancelledError`` when it
+    is told to stop before they are up."""
     loop = asyncio.get_running_loop()
+    starting = asyncio.current_task()
+    assert starting is not None
     told = asyncio.Event()
+    is_up = False
+
+    def stop_all() -> None:
+        if not (is_up or told.is_set()):
+            starting.cancel()  # whoever told us has no time for a start to its end, and what was made has to go
+        told.set()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, told.set)
+        loop.add_signal_handler(signum, stop_all)
     if settings.packages_dir is not None:
         await install_packages(settings, settings.packages_dir)
     plan, client_plan, look = plans(settings, settings.policy, settings.warmth)
@@ -58,6 +68,7 @@ async def supervise(settings: SupervisorSettings, ready_fd: int) -> int:
         os.close(fd)
     try:
         async with Supervisor(settings.policy, plan, refresh=look, learn=settings.learn) as supervisor:
+            is_up = True
             service = Service(supervisor, control)
             if client.is_over and "bwrap: " in client.last_lines:
                 raise diagnosis.unavailable([f"the gateway's wall: {client.last_lines}"])
@@ -181,6 +192,8 @@ def main(arguments: Sequence[str]) -> int:
     ready_fd = os.dup(settings.ready_fd)  # the client's copy is closed once it has it
     try:
         return asyncio.run(supervise(settings, ready_fd))
+    except asyncio.CancelledError:
+        pass  # it was told to stop before it was up
     except PreloadError as error:
         _announce(ready_fd, preload=[error.module, error.reason])
     except PolicyError as error:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from ipybox.errors import PreloadError, ProgramStartError
-from ipybox.process import bootstrap, warden
+from ipybox.process import bootstrap, liveness, warden
 from ipybox.process.descriptors import memory_file, readable, writable
 from ipybox.process.warm import Warmth
 from ipybox.sandbox import confine, staging
@@ -263,16 +263,20 @@ class NestedWall:
         self._control: socket.socket | None = None
         self._opening = asyncio.Lock()
         self._sending = asyncio.Lock()
-        self._first: int | None = None
+        self._vital: list[int] = []
         self._closed = False
 
     @property
     def is_over(self) -> bool:
-        """Whether the launcher is gone."""
+        """Whether the launcher is gone, or about to be."""
         return self._process is None or self._process.is_over or self._launcher_is_gone()
 
     def _launcher_is_gone(self) -> bool:
-        """Whether it has let go of its socket: bubblewrap follows it, but not at once."""
+        """Whether it or pid 1 is ending, or it has let go of its socket: bubblewrap follows it, but not at once.
+
+        A program behind the wall may be seen to end before the socket does."""
+        if not all(_is_alive(pidfd) for pidfd in self._vital):
+            return True
         if self._control is None:
             return False
         try:
@@ -285,7 +289,7 @@ class NestedWall:
     @property
     def first(self) -> int | None:
         """The pidfd of pid 1 behind the wall."""
-        return self._first
+        return self._vital[0] if self._vital else None
 
     @property
     def pid(self) -> int | None:
@@ -372,12 +376,13 @@ class NestedWall:
         if self._process is not None:
             await self._process.kill()
             self._process = None
-        if self._first is not None:
-            first, self._first = self._first, None
+        if self._vital:
+            vital, self._vital = self._vital, []
             try:
-                await readable(first)  # all behind the wall is gone when its pid 1 is
+                await readable(vital[0])  # all behind the wall is gone when its pid 1 is
             finally:
-                os.close(first)
+                for pidfd in vital:
+                    os.close(pidfd)
 
     async def _wait_ready(self, process: WallProcess, control: socket.socket) -> None:
         try:
@@ -385,13 +390,13 @@ class NestedWall:
                 importing: str | None = None
                 while True:
                     await readable(control.fileno())
-                    said, fds, _, _ = socket.recv_fds(control, PACKET, 1)
+                    said, fds, _, _ = socket.recv_fds(control, PACKET, 2)
                     facts = json.loads(said or b"{}")
                     if "importing" not in facts:
                         break
                     importing = str(facts["importing"])
                 if "ready" in facts and fds:
-                    self._first = fds[0]
+                    self._vital = fds
                     self.cold = facts.get("cold")
                     return
                 code = await process.ended()
@@ -476,6 +481,11 @@ class SeparateWalls:
 def _is_stopped(child: int) -> bool:
     """Whether it is stopped, or has ended; does not wait."""
     return os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _is_alive(pidfd: int) -> bool:
+    pid = liveness.pid_of(pidfd)
+    return pid is not None and liveness.is_alive(pid, pidfd)
 
 
 def _pidfd(pid: int) -> int | None:

@@ -1,6 +1,8 @@
 """One gateway for a whole module, a kernel of its own for each test."""
 
-from collections.abc import AsyncIterator
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,18 @@ import pytest_asyncio
 
 from ipybox.kernel_mgr.client import KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files of these tests alone: others on this machine, tests as well, make and remove theirs meanwhile."""
+    tmp_path_factory.getbasetemp()  # not in there: those of later tests are in it as well
+    directory = tempfile.mkdtemp(prefix="k-", dir="/tmp")  # short, as the paths of Unix sockets are in it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", directory)
+        patch.setenv("TMPDIR", directory)
+        yield
+    shutil.rmtree(directory)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -58,6 +58,22 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def name_of(process: psutil.Process) -> str:
+    """Its name; an empty one when it has ended since somebody listed it."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """What it was started with; nothing when it has ended since somebody listed it."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 async def survivors(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
     """Those that still run after ``seconds``; returns as soon as none does."""
     watched = list(processes)
@@ -73,8 +89,8 @@ def family(pid: int | None) -> list[psutil.Process]:
 
 
 def run_directories() -> set[Path]:
-    """Private directories of gateways on this machine."""
-    return {path for base in ("/tmp", os.environ.get("TMPDIR", "/tmp")) for path in Path(base).glob("ipybox-*")}
+    """Private directories of gateways that these tests have started."""
+    return set(Path(tempfile.gettempdir()).glob("ipybox-*"))
 
 
 async def still_works(client: KernelClient) -> None:

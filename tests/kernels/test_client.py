@@ -111,10 +111,16 @@ async def test_a_call_cancelled_while_it_is_being_sent_does_not_run_on(client: K
 
 @pytest.mark.asyncio
 async def test_a_call_with_much_code_cancelled_while_it_is_being_sent_does_not_run_on(client: KernelClient) -> None:
-    """Its request fills the connection's buffers, so the cancellation comes in the middle of sending."""
+    """Its request fills the connection's buffers, so the cancellation comes in the middle of sending.
+
+    A larger one would keep the kernel busy for longer than an interrupt may take, before any code of it runs."""
     await client.execute("ran = 0\nx = 1")
-    call = asyncio.create_task(client.execute("while True: ran += 1\n#" + "x" * 60_000_000))
-    assert await eventually(lambda: bool(running(client)))
+    call = asyncio.create_task(client.execute("while True: ran += 1\n#" + "x" * 8_000_000))
+    for _ in range(1000):  # at every turn of the loop: a moment later it would have been sent
+        if running(client):
+            break
+        await asyncio.sleep(0)
+    assert running(client)
     await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

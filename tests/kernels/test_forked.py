@@ -30,8 +30,10 @@ from ipybox.process.family import MARKER
 from ipybox.process.memory import resident
 from tests.kernels.helpers import (
     HANG,
+    command_of,
     eventually,
     family,
+    name_of,
     run_directories,
     running,
     still_works,
@@ -68,25 +70,22 @@ def server(gateway: KernelGateway) -> psutil.Process:
 
 def kernels(gateway: KernelGateway) -> list[psutil.Process]:
     """Every kernel, as the machine sees them."""
-    return [process for process in family(gateway.pid) if process.name() == "ipybox-kernel"]
+    return [process for process in family(gateway.pid) if name_of(process) == "ipybox-kernel"]
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    """Whether it has ended, and nobody has collected it."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def fork_server(gateway: KernelGateway) -> psutil.Process:
     """The process that kernels are forked from."""
-    (process,) = (
-        each
-        for each in family(gateway.pid)
-        if "ipybox.kernel_mgr.fork_server" in _command(each) and each.name() != "ipybox-kernel"
-    )
+    # Not among all below: a fork of it looks like it until it has become a kernel.
+    (process,) = (each for each in server(gateway).children() if "ipybox.kernel_mgr.fork_server" in command_of(each))
     return process
-
-
-def _command(process: psutil.Process) -> list[str]:
-    """What it was started with; nothing for one that was killed just before."""
-    try:
-        return process.cmdline()
-    except (psutil.ZombieProcess, psutil.NoSuchProcess):
-        return []
 
 
 # ---- it looks like an executed one ------------------------------------------------------------------------------
@@ -771,7 +770,7 @@ async def test_50_kernels_leave_no_process_no_zombie_and_no_descriptor() -> None
         def footprint() -> dict[str, Any]:
             return {
                 "processes": sorted(process.pid for process in family(gateway.pid)),
-                "zombies": [each for each in family(gateway.pid) if each.status() == psutil.STATUS_ZOMBIE],
+                "zombies": [each for each in family(gateway.pid) if is_zombie(each)],
                 "gateway": server(gateway).num_fds(),
                 "fork-server": fork_server(gateway).num_fds(),
                 "files": sorted(str(path) for path in (gateway._run_dir or Path()).rglob("*")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -11,6 +12,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ipybox.process import bootstrap
+from ipybox.process.descriptors import memory_file, packet_pair
+from ipybox.process.warm import Warmth
 from ipybox.sandbox.launcher import Program
 
 TEXT = st.text(max_size=8)
@@ -48,3 +52,21 @@ def test_the_command_loads_neither_site_packages_nor_asyncio() -> None:
     loaded = set(done.stdout.split())
     assert "ipybox.sandbox.seccomp" in loaded
     assert not {"asyncio", "site", "threading", "logging", "subprocess"} & loaded
+
+
+def test_nothing_is_imported_for_a_supervisor_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "imported.py").write_text("open('trace', 'w').close()\n")
+    warmth = Warmth(module="imported", settings="", path=(str(tmp_path),), env={})
+    ours, its = packet_pair()
+    settings = memory_file(warmth.to_json())
+    try:
+        os.close(ours)
+        command = bootstrap.command(
+            sys.executable, "ipybox.sandbox.launcher", "--warm", str(settings), str(its), ignore_environment=False
+        )
+        done = subprocess.run(command, pass_fds=[settings, its], cwd=tmp_path, capture_output=True, text=True)
+    finally:
+        os.close(settings)
+        os.close(its)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "trace").exists()

@@ -420,8 +420,8 @@ print('no way out')
 
 
 @contextmanager
-def index(directory: Path, *wheels: Path) -> Iterator[tuple[int, list[str]]]:
-    """A package index on 127.0.0.1, and what was asked of it."""
+def index(directory: Path, *wheels: Path, gate: threading.Event | None = None) -> Iterator[tuple[int, list[str]]]:
+    """A package index on 127.0.0.1, which answers when the gate is open, and what was asked of it."""
     seen: list[str] = []
     root = directory / "index"
     for path in wheels:
@@ -433,6 +433,8 @@ def index(directory: Path, *wheels: Path) -> Iterator[tuple[int, list[str]]]:
     class Handler(SimpleHTTPRequestHandler):
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             seen.append(self.path)
+            if gate is not None:
+                gate.wait(4 * HANG)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

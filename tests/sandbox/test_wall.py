@@ -23,7 +23,7 @@ from ipybox.sandbox.launcher import Program
 from ipybox.sandbox.policy import FilesystemPolicy, Limits, NetworkPolicy, SandboxPolicy
 from ipybox.sandbox.program import SandboxedProgram
 from ipybox.sandbox.wall import NestedWall, SeparateWalls, WallProcess
-from tests.kernels.helpers import eventually, is_alive, survivors
+from tests.kernels.helpers import command_of, eventually, is_alive, name_of, survivors
 from tests.sandbox.walls import HANG, WALLS, OneKind, Programs, line_of, plan_for, programs, text_of
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.asyncio]
@@ -79,13 +79,6 @@ async def test_a_program_is_told_that_was_over_before_we_looked(tmp_path: Path, 
         async with asyncio.timeout(HANG):
             await sandboxed.started()
             assert await supervisor.finish(sandboxed, "late") == ExitStatus("exited", code=3)
-
-
-def name_of(process: psutil.Process) -> str:
-    try:
-        return process.name()
-    except psutil.NoSuchProcess:
-        return ""
 
 
 async def test_the_end_of_the_program_ends_what_it_left_behind(behind: Programs) -> None:
@@ -574,11 +567,22 @@ async def test_a_killed_wall_ends_its_programs_and_the_next_one_gets_a_new_wall(
         assert wall.pid != before
 
 
+async def test_a_program_that_is_started_while_the_wall_ends_gets_a_new_wall(tmp_path: Path) -> None:
+    """Its pid 1 is gone, and nobody has heard of that yet."""
+    async with programs(tmp_path, kind="nested") as running:
+        wall = running.supervisor._wall
+        assert isinstance(wall, NestedWall)
+        for _ in range(10):
+            assert wall.pid is not None
+            (first,) = psutil.Process(wall.pid).children()
+            first.kill()
+            await running.shell("true")  # it starts; it may have been the last one behind the old wall
+            assert not await survivors([first], HANG)
+            assert (await running.shell("echo again")).output == "again\n"
+
+
 def runs_python(process: psutil.Process) -> bool:
-    try:
-        return "launcher" in " ".join(process.cmdline()) and process.name() != "bwrap"
-    except psutil.Error:
-        return False
+    return "launcher" in " ".join(command_of(process)) and name_of(process) != "bwrap"
 
 
 async def test_a_launcher_that_died_is_replaced_for_the_next_program(tmp_path: Path) -> None:
@@ -599,6 +603,7 @@ async def test_one_separate_wall_that_is_killed_is_nobody_else_s_business(tmp_pa
     async with programs(tmp_path, kind="separate") as running:
         wall = running.supervisor._wall
         assert isinstance(wall, SeparateWalls)
+        assert await eventually(lambda: not below_us())  # the trial had a bubblewrap of its own
         reads, ends, gate = [], [], os.pipe()
         for _ in range(2):
             read, write = os.pipe()

@@ -23,7 +23,7 @@ import psutil
 from ipybox.kernel_mgr.client import KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
 from ipybox.sandbox import confine, seccomp
-from tests.kernels.helpers import HANG
+from tests.kernels.helpers import HANG, command_of, name_of
 from tests.sandboxed import probes
 
 _T = TypeVar("_T")
@@ -164,7 +164,7 @@ class Room:
     def process(self, module: str, *, wall: bool = False) -> psutil.Process:
         """The process that runs a module; with ``wall`` the bubblewrap around it."""
         for process in self.family():
-            command = process.cmdline()
+            command = command_of(process)
             if any(module in word for word in command) and (Path(command[0]).name == "bwrap") is wall:
                 return process
         raise AssertionError(f"no process runs {module}")
@@ -178,9 +178,9 @@ class Room:
 
 def is_kernel(process: psutil.Process) -> bool:
     """Whether this is a kernel."""
-    command = process.cmdline()
+    command = command_of(process)
     is_wall = bool(command) and Path(command[0]).name == "bwrap"
-    return process.name() == "ipybox-kernel" or (not is_wall and "ipybox.kernel_mgr.kernel_app" in command)
+    return name_of(process) == "ipybox-kernel" or (not is_wall and "ipybox.kernel_mgr.kernel_app" in command)
 
 
 async def _forbid_nesting() -> None:

@@ -21,7 +21,7 @@ import psutil
 
 from ipybox.kernel_mgr.client import KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
-from tests.kernels.helpers import HANG, family
+from tests.kernels.helpers import HANG, command_of, family, name_of
 
 PAGE = "<h1>Example Domain</h1>"
 
@@ -47,7 +47,7 @@ def supervisor_of(gateway: KernelGateway) -> psutil.Process:
 
 def wall_of(gateway: KernelGateway, what: str) -> psutil.Process:
     """The outermost process of a wall: ``launcher`` or ``gateway_process``."""
-    (process,) = (each for each in supervisor_of(gateway).children() if what in " ".join(each.cmdline()))
+    (process,) = (each for each in supervisor_of(gateway).children() if what in " ".join(command_of(each)))
     return process
 
 
@@ -61,7 +61,7 @@ def server_of(gateway: KernelGateway) -> psutil.Process:
 
 def inits(gateway: KernelGateway) -> list[psutil.Process]:
     """Pid 1 of each kernel."""
-    return [process for process in family(gateway.pid) if process.name() == "ipybox-init"]
+    return [process for process in family(gateway.pid) if name_of(process) == "ipybox-init"]
 
 
 def host_mounts() -> str:

@@ -16,7 +16,7 @@ import pytest_asyncio
 from ipybox.errors import ExecutionTimeoutError, GatewayFullError, KernelDiedError, PreloadError
 from ipybox.kernel_mgr.client import KernelClient
 from ipybox.kernel_mgr.server import KernelGateway
-from tests.kernels.helpers import HANG, eventually, family, is_alive, still_works, survivors
+from tests.kernels.helpers import HANG, eventually, family, is_alive, name_of, still_works, survivors
 from tests.kernels.test_forked import FACTS, LOOK, MEMORY, SECRETS, holds
 from tests.sandboxed.servers import connected, inits, text_of, wall_of, write_policy
 
@@ -62,7 +62,7 @@ async def client(gateway: KernelGateway) -> AsyncIterator[KernelClient]:
 
 
 def kernels(gateway: KernelGateway) -> list[psutil.Process]:
-    return [process for process in family(gateway.pid) if process.name() == "ipybox-kernel"]
+    return [process for process in family(gateway.pid) if name_of(process) == "ipybox-kernel"]
 
 
 # ---- they look like executed ones -------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from tests.kernels.helpers import (
     eventually,
     family,
     is_alive,
+    name_of,
     running,
     still_works,
     survivors,
@@ -344,7 +345,7 @@ async def test_the_death_of_the_owner_leaves_nothing(tmp_path: Path) -> None:
         line = await owner.stdout.readline()
         pids, directory = json.loads(line)
         processes = [psutil.Process(pid) for pid in pids]
-        assert await eventually(lambda: len([process for process in processes if process.name() == "sleep"]) >= 2)
+        assert await eventually(lambda: len([process for process in processes if name_of(process) == "sleep"]) >= 2)
         owner.send_signal(signal.SIGKILL)
         await owner.communicate()
     assert not await survivors(processes, HANG)
@@ -556,7 +557,7 @@ async def test_an_interrupt_ends_a_child_as_well(gateway: KernelGateway, client:
     assert error.name == "KeyboardInterrupt"
 
     def sleeps() -> bool:
-        return any(each.name() == "sleep" for each in family(gateway.pid) if is_alive(each))
+        return any(name_of(each) == "sleep" for each in family(gateway.pid) if is_alive(each))
 
     assert await eventually(lambda: not sleeps())
     await still_works(client)
@@ -577,7 +578,7 @@ async def test_a_kernel_that_ignores_everything_is_replaced_at_its_timeout(gatew
 async def test_reset_and_keep_kernel(gateway: KernelGateway) -> None:
     async with KernelClient(gateway.host, gateway.port, keep_kernel=True) as client:
         await client.execute("x = 1\nopen('/tmp/mine', 'w').close()\n" + DAEMONS)
-        (init,) = (each for each in inits(gateway) if any(c.name() == "sleep" for c in each.children(recursive=True)))
+        (init,) = (each for each in inits(gateway) if any(name_of(c) == "sleep" for c in each.children(recursive=True)))
         before = [init, *init.children(recursive=True)]
         kernel_id = client.kernel_id
         await client.reset()
@@ -652,6 +653,31 @@ async def test_a_start_that_is_cancelled_half_way_leaves_nothing(delay: float, t
     assert entries(temporary) == []
     assert psutil.Process().num_fds() <= fds + 1
     assert entries(tmp_path) == []
+
+
+@pytest.mark.asyncio
+async def test_a_start_that_takes_long_can_be_given_up_and_leaves_a_repository_as_it_was(tmp_path: Path) -> None:
+    library, repository = tmp_path / "library", tmp_path / "repository"
+    library.mkdir()
+    (library / "slow.py").write_text("import time; time.sleep(999)\n")
+    for name in ("objects", "refs"):
+        (repository / ".git" / name).mkdir(parents=True)
+    (repository / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    before = sorted(repository.rglob("*"))
+    gateway = KernelGateway(
+        port=0,
+        sandbox=True,
+        working_dir=repository,
+        sandbox_config=write_policy(tmp_path, filesystem={"allowRead": [str(library)]}),
+        env={"PYTHONPATH": str(library)},
+        preload=["slow"],
+    )
+    starting = asyncio.create_task(gateway.start())
+    assert await eventually((repository / ".git" / "hooks").exists)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert sorted(repository.rglob("*")) == before
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "launcher", "gateway_process"])
