@@ -112,7 +112,7 @@ class Server:
 
     Args:
         state_dir: Where it keeps everything.
-        settings: Others than the default ones, by name.
+        settings: Others than the default ones, by name. Requests may be many, as who waits asks all the time.
         through: A command that becomes the server.
         environment: Variables besides those of settings.
 
@@ -129,6 +129,7 @@ class Server:
         **settings: object,
     ) -> None:
         self.state_dir, self._through = state_dir, through
+        settings = {"rate_limit": "100000/minute", **settings}
         self._env = {f"IPYBOX_{name.upper()}": _text(value) for name, value in settings.items()}
         self._env.update(environment or {})
         self._process: subprocess.Popen[str] | None = None

@@ -107,7 +107,7 @@ async def install(here: Site, wanted: Installation) -> tuple[InstalledDependency
         async with asyncio.timeout(wanted.timeout):
             await _run(here, wanted, fresh)
         found = await asyncio.to_thread(_found, wanted, fresh, began)
-        await asyncio.to_thread(installed.exchange, fresh, wanted.into)
+        await to_the_end(asyncio.to_thread(installed.exchange, fresh, wanted.into))
         return found
     except TimeoutError:
         raise InstallError(wanted.requirements, f"it took longer than {wanted.timeout:g} seconds") from None
@@ -141,7 +141,7 @@ async def _run(here: Site, wanted: Installation, fresh: Path) -> None:
                 await asyncio.sleep(_LOOK_SECONDS)
                 problem = await asyncio.to_thread(room.problem, program.init_pid)
                 if problem is not None:
-                    too_large.append(problem.replace("the workspace", "what is installed"))
+                    too_large.append(_of_packages(problem))
             program.kill()
 
         looking = asyncio.ensure_future(look())
@@ -150,6 +150,10 @@ async def _run(here: Site, wanted: Installation, fresh: Path) -> None:
         finally:
             looking.cancel()
             await asyncio.wait([looking])
+        # Once more at the end: what came last is looked at by nobody else.
+        problem = await asyncio.to_thread(room.problem, None)
+    if problem is not None and not too_large and not status.code:
+        too_large.append(_of_packages(problem))
     if too_large:
         raise InstallError(wanted.requirements, too_large[0])
     if status.code:
@@ -229,6 +233,10 @@ def _make_room(into: Path, fresh: Path) -> None:
 def _remove(fresh: Path) -> None:
     if os.path.lexists(fresh):
         warden.remove_tree(str(fresh))
+
+
+def _of_packages(problem: str) -> str:
+    return problem.replace("the workspace", "what is installed")
 
 
 def _without_password(text: str, index: str | None) -> str:

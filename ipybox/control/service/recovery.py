@@ -72,7 +72,7 @@ class Recovery:
                         await self._recover(session, of_session.pop(session.id, []), found)
         await self._of_others(of_session, found)
         await self.remove_orphans(found)
-        await self._remove_packages()
+        await self._packages.remove_unneeded()
         log.info("compared the database with what runs", extra={n: len(v) for n, v in asdict(found).items()})
         return found
 
@@ -163,9 +163,3 @@ class Recovery:
                     log.warning("files without a session stay", extra={"session_id": name, "reason": str(error)})
                 else:
                     found.removed.append(name)
-
-    async def _remove_packages(self) -> None:
-        try:
-            await self._packages.remove_unneeded()
-        except OSError as error:  # it is tried again
-            log.warning("packages that nobody uses stay", extra={"reason": str(error)})

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import platform
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 from ipybox.control.access.scopes import Principal
 from ipybox.control.db.database import Database
@@ -50,6 +52,8 @@ class Templates:
         self._db, self._host, self._packages = db, host, packages
         self._warm: dict[str, WarmSpec] = {}
         self._newest: dict[str, Template] = {}
+        self._kept: Counter[WarmSpec] = Counter()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: dict[str, str] = {}
         """Why templates could not be made warm, by id."""
@@ -91,9 +95,10 @@ class Templates:
         """Keeps a new one. Raises :class:`ConflictError` when its id or its name is taken."""
         check_network(principal, template.network)
         _check_preload(principal, template)
-        await self._db.templates.add(template)
-        if template.warm:
-            self.warm_up(template)
+        async with self._turn(template.id):
+            await self._db.templates.add(template)
+            if template.warm:
+                self.warm_up(template)
         return template
 
     async def get(self, template_id: str) -> Template:
@@ -120,20 +125,22 @@ class Templates:
             new = replace(old, **changes(old), updated_at=max(now(), old.updated_at + timedelta(microseconds=1)))
             check_network(principal, new.network)
             _check_preload(principal, new)
-            if await self._db.templates.update(new, was=old.updated_at):
-                break  # otherwise somebody has changed it meanwhile, which is not to be taken back
-        await self._cool(template_id)
-        if new.warm and new.is_active:
-            self.warm_up(new)
-        return new
+            async with self._turn(template_id):  # so that what is warm in the end is what is written down last
+                if await self._db.templates.update(new, was=old.updated_at):
+                    await self._cool(template_id)
+                    if new.warm and new.is_active:
+                        self.warm_up(new)
+                    return new
+            # Somebody has changed it meanwhile, which is not to be taken back.
 
     async def remove(self, principal: Principal, template_id: str) -> None:
         """Forgets one; sessions that are there go on."""
         template = await self._mine(principal, template_id)
         if template.id == BUILT_IN:
             raise ConflictError(f"the template {BUILT_IN!r} is built in; make one of your own in place of it")
-        await self._db.templates.remove(template_id)
-        await self._cool(template_id)
+        async with self._turn(template_id):
+            await self._db.templates.remove(template_id)
+            await self._cool(template_id)
 
     async def warm_spec(self, template: Template) -> WarmSpec:
         """What its sessions share, with its packages installed.
@@ -162,24 +169,42 @@ class Templates:
     async def _warm_up(self, template: Template) -> None:
         try:
             spec = await self.warm_spec(template)
-            await self._host.warm(spec)
+            await self._keep(spec)
         except (IpyboxError, OSError) as error:
             if self._newest.get(template.id) is template:
                 self.failures[template.id] = str(error)
             log.warning("a template is not warm", extra={"template_id": template.id, "reason": str(error)})
             return
         if self._newest.get(template.id) is not template:  # it was changed or removed meanwhile
-            return await self._host.cool(spec)
+            return await self._let_go(spec)
         self.failures.pop(template.id, None)
         old, self._warm[template.id] = self._warm.get(template.id), spec
         if old is not None:
-            await self._host.cool(old)
+            await self._let_go(old)
+
+    def _turn(self, template_id: str) -> asyncio.Lock:
+        return self._turns.setdefault(template_id, asyncio.Lock())
 
     async def _cool(self, template_id: str) -> None:
         self._newest.pop(template_id, None)
         self.failures.pop(template_id, None)
         spec = self._warm.pop(template_id, None)
         if spec is not None:
+            await self._let_go(spec)
+
+    async def _keep(self, spec: WarmSpec) -> None:
+        """Templates that say the same share it, also one with what it was before a change."""
+        self._kept[spec] += 1
+        try:
+            await self._host.warm(spec)
+        except BaseException:
+            await self._let_go(spec)
+            raise
+
+    async def _let_go(self, spec: WarmSpec) -> None:
+        self._kept[spec] -= 1
+        if not self._kept[spec]:
+            del self._kept[spec]
             await self._host.cool(spec)
 
     async def _mine(self, principal: Principal, template_id: str) -> Template:
