@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell has it."""
+
 
 def main() -> None:
     """Entry point of the ``ipybox`` command."""
-    from ipybox.cli.app import app
+    try:
+        from ipybox.cli.app import app
 
-    app()
+        app()
+    except KeyboardInterrupt:  # before there was anything to end
+        sys.exit(INTERRUPTED)

@@ -488,3 +488,22 @@ def test_nothing_is_left_when_it_is_killed(driver: Sequence[str], start: Any) ->
     running.process.wait(HANG)
     assert asyncio.run(survivors(below, HANG)) == []
     assert not sleeper.is_alive
+
+
+INTERRUPTED_AT_ONCE = """
+import os, signal, sys
+
+def on_event(event, arguments):
+    if event == "import" and arguments[0] == "ipybox.cli.app":
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.addaudithook(on_event)
+from ipybox.cli import main
+main()
+"""
+
+
+def test_ctrl_c_before_it_has_begun_is_no_error() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_AT_ONCE, "exec", "--", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
