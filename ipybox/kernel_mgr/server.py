@@ -13,6 +13,7 @@ import select
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -396,9 +397,11 @@ class KernelGateway:
                     if self._is_ready([json.loads(line) for line in said.splitlines()]):
                         return
                     continue
-                self._child.wait(self.stop_timeout)
-                code = self._child.wait()
-                raise GatewayStartError(f"its process ended with exit code {code}", self._child.last_lines())
+                try:
+                    end = f"its process ended with exit code {self._child.wait(self.stop_timeout)}"
+                except subprocess.TimeoutExpired:
+                    end = f"it gave up, and its process did not end within {self.stop_timeout:g} s"
+                raise GatewayStartError(end, self._child.last_lines())
 
     def _is_ready(self, said: list[dict[str, Any]]) -> bool:
         for facts in said:
