@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import psutil
 
+from ipybox.process.liveness import status_fields
 from ipybox.process.memory import proportional
 
 MARKER = "IPYBOX_KERNEL_ID"
@@ -28,7 +29,7 @@ _CHASE = 300
 _STATE, _GROUP, _SESSION = 0, 2, 3
 _FLAGS, _THREADS, _STARTED = 6, 17, 19
 _ENVIRONMENT_BEGINS, _ENVIRONMENT_ENDS = 47, 48
-"""Where ``/proc/PID/stat`` has what, counted from behind the name (proc(5) counts from 1, and that is its second)."""
+"""Places in what :func:`status_fields` gives."""
 _IS_OF_THE_SYSTEM = 0x00200000
 """A thread of the kernel itself (``PF_KTHREAD``), which never had an environment."""
 
@@ -131,7 +132,7 @@ class _Look:
     def _examine(self, pid: int) -> tuple[Member | None, bool]:
         """The process as a member, and whether it has ended under our eyes, so that nobody can tell."""
         try:
-            fields = _status(pid)
+            fields = status_fields(pid)
             name = pid, fields[_STARTED]
             if _is_over(fields):
                 is_news = name not in self._ended
@@ -143,7 +144,7 @@ class _Look:
                     return None, False
                 environment = _environment(pid)
                 if not environment.strip(b"\0"):
-                    return None, not _has_no_environment(_status(pid))
+                    return None, not _has_no_environment(status_fields(pid))
                 if self._needle not in environment:
                     return None, False
             self._found.add(name)
@@ -161,12 +162,6 @@ def _newest_pid() -> int:
             return int(file.read().split()[-1])
     except (OSError, IndexError, ValueError):
         return 0
-
-
-def _status(pid: int) -> list[bytes]:
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        # The name in parentheses may hold anything; the fields follow its last parenthesis.
-        return file.read().rpartition(b")")[2].split()
 
 
 def _is_over(fields: list[bytes]) -> bool:

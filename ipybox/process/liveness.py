@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipybox.process.descriptors import is_readable
 
 _STATE, _FLAGS = 0, 6
-"""Where ``/proc/PID/stat`` has what, counted from behind the name."""
+"""Places in what :func:`status_fields` gives."""
 _IS_ENDING = 0x4
 """It has begun to end (``PF_EXITING``)."""
 
@@ -22,11 +22,17 @@ def is_ending(pid: int) -> bool:
     """Whether a process that nobody has collected yet has begun to end: it lets go of its descriptors some time before
     anybody can wait for it. False where it can't be seen."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = status_fields(pid)
         return fields[_STATE] in (b"Z", b"X") or bool(int(fields[_FLAGS]) & _IS_ENDING)
     except (OSError, IndexError, ValueError):
         return False
+
+
+def status_fields(pid: int) -> list[bytes]:
+    """What ``/proc/PID/stat`` has behind the name: the third field of proc(5) comes first. Raises ``OSError``."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # The name in parentheses may hold anything; the fields follow its last parenthesis.
+        return file.read().rpartition(b")")[2].split()
 
 
 def pid_of(pidfd: int) -> int | None:
